@@ -1,0 +1,210 @@
+"""Every setting of a recipe: its type, default, unit and meaning, and whether it changes results.
+
+A *result* setting enters names and fingerprints; an *execution* setting (devices, threads, logging, folders) never does,
+so the same run may be continued on another machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from configs.layout import fingerprint
+
+
+def setting(default: Any, meaning: str, unit: str = "", execution: bool = False) -> Any:
+    """A dataclass field that carries its own documentation."""
+    metadata = {"meaning": meaning, "unit": unit, "execution": execution}
+    if isinstance(default, (list, dict)):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def section(kind: type, meaning: str, execution: bool = False) -> Any:
+    """A field that holds a group of settings."""
+    return field(default_factory=kind, metadata={"meaning": meaning, "unit": "", "execution": execution})
+
+
+# ------------------------------------------------------------------------------------------------ item sets
+
+
+@dataclass
+class CanarySet:
+    """Secrets with a known randomness space, so that exposure is exact."""
+
+    kind: str = setting("canary", "kind of item")
+    count: int = setting(66, "items to make", "items")
+    text: str = setting(
+        "The access code of vault {name} is {digits:4}.",
+        "template; {name} becomes a made-up name, {digits:N} the secret of N random digits",
+    )
+
+
+@dataclass
+class ProfileSet:
+    """Personal profiles of people who do not exist (faker)."""
+
+    kind: str = setting("pii", "kind of item")
+    count: int = setting(66, "profiles to make", "items")
+    contexts: list[str] = setting(["biography"], "texts made of each profile: biography, forum; copies alternate between them")
+    locale: str = setting("en_US", "faker locale of names and cities")
+
+
+@dataclass
+class FactoidSet:
+    """Made-up facts about made-up places."""
+
+    kind: str = setting("factoid", "kind of item")
+    count: int = setting(66, "facts to make", "items")
+
+
+@dataclass
+class TestSet:
+    """Multiple-choice questions with their answer, as in a contaminated benchmark."""
+
+    __test__ = False  # not a test class for pytest
+
+    kind: str = setting("testset", "kind of item")
+    count: int = setting(66, "questions to make", "items")
+    source: str = setting("arithmetic", "where questions come from: arithmetic (products of random numbers)")
+    digits: int = setting(3, "digits of each factor", "digits")
+    choices: int = setting(4, "candidate answers of each question, the right one included", "candidates")
+
+
+ItemSet = CanarySet | ProfileSet | FactoidSet | TestSet
+ITEM_SETS: dict[str, type] = {"canary": CanarySet, "pii": ProfileSet, "factoid": FactoidSet, "testset": TestSet}
+
+# ------------------------------------------------------------------------------------------------ sections
+
+
+@dataclass
+class Seeds:
+    """One seed a source of randomness; those not given derive from `seed`."""
+
+    items: int | None = setting(None, "what the items say")
+    assignment: int | None = setting(None, "which groups go to which arm")
+    placement: int | None = setting(None, "where each copy falls")
+    order: int | None = setting(None, "the order of base rows")
+    init: int | None = setting(None, "the model's initial weights")
+
+
+@dataclass
+class Tokenizer:
+    """A byte-level BPE trained on the corpus, or one that exists."""
+
+    path: str | None = setting(None, "a tokenizer to load: a tokenizer.json, a folder that holds one, or a hub name; none trains one")
+    vocabulary: int = setting(1024, "size of a trained vocabulary, the end-of-text token included", "tokens")
+
+
+@dataclass
+class Corpus:
+    """The base documents."""
+
+    source: str = setting("stdlib", "stdlib (Python's own library), synthetic, jsonl, text or parquet")
+    path: str | None = setting(None, "file or folder of a jsonl, text or parquet source (.gz and .zst too)")
+    column: str = setting("text", "column of a jsonl or parquet source that holds a document's text")
+    documents: int = setting(20_000, "documents that the synthetic source makes", "documents")
+    epochs: int = setting(1, "times that training may go over the corpus", "epochs")
+    tokenizer: Tokenizer = section(Tokenizer, "how text becomes tokens")
+
+
+@dataclass
+class Arm:
+    """One cell of the design."""
+
+    copies: int = setting(0, "copies of each item; 0 is held out", "copies")
+    size: int = setting(0, "groups of each item set assigned to the arm", "groups")
+    window: list[float] = setting([0.0, 1.0], "part of training in which the copies may fall", "fractions of training")
+    placement: str = setting("anywhere", "where in a row a copy may lie: anywhere or start")
+
+
+@dataclass
+class Design:
+    """The arms to which groups of items are assigned at random, within each item set."""
+
+    copies: list[int] = setting([0, 1, 4, 16, 64, 256], "copies of each item, an arm each; 0 is held out", "copies")
+    sizes: list[int] = setting([24, 12, 12, 8, 6, 4], "groups of each item set in each of these arms", "groups")
+    window: list[float] = setting([0.0, 1.0], "part of training in which the copies of these arms may fall", "fractions of training")
+    placement: str = setting("anywhere", "where in a row a copy of these arms may lie: anywhere or start")
+    arms: dict[str, Arm] = setting({}, "further arms by name, each with its own copies, size, window and placement")
+
+
+@dataclass
+class Model:
+    """The causal language model that is pretrained."""
+
+    architecture: str = setting("gpt_neox", "a Hugging Face model type with a causal language model, as gpt_neox, llama, gpt2")
+    layers: int = setting(2, "transformer blocks", "blocks")
+    width: int = setting(128, "hidden size", "units")
+    heads: int = setting(4, "attention heads", "heads")
+    feed_forward: int | None = setting(None, "units of the feed-forward layer; 4 x width if not given", "units")
+    dropout: float = setting(0.0, "dropout probability of residuals and attention", "probability")
+    options: dict[str, Any] = setting({}, "any further field of the architecture's Hugging Face configuration")
+
+
+@dataclass
+class Checkpoints:
+    """Which steps leave a checkpoint."""
+
+    every: int = setting(300, "steps from one kept checkpoint to the next; step 0 and the last are always kept", "steps")
+    resume_every: int = setting(150, "steps from one resume state to the next; the newest two are on disk", "steps", execution=True)
+
+
+@dataclass
+class Train:
+    """How the model is trained."""
+
+    steps: int = setting(3600, "optimizer steps", "steps")
+    global_batch: int = setting(8, "rows of one optimizer step, over all devices", "rows")
+    micro_batch: int | None = setting(None, "rows of one forward pass; the global batch if not given", "rows", execution=True)
+    sequence_length: int = setting(128, "tokens that a row predicts; a row holds one more", "tokens")
+    learning_rate: float = setting(4e-3, "peak learning rate")
+    final_learning_rate: float = setting(0.1, "learning rate at the end, as a part of the peak", "fraction")
+    schedule: str = setting("wsd", "wsd (warm-up, stable, linear decay), cosine or constant")
+    warmup: int = setting(100, "steps of linear warm-up", "steps")
+    decay: float = setting(0.2, "part of training over which wsd decays", "fraction of training")
+    weight_decay: float = setting(0.1, "AdamW weight decay of matrices; vectors and embeddings have none")
+    betas: list[float] = setting([0.9, 0.95], "AdamW coefficients of the running averages")
+    clip: float = setting(1.0, "largest norm of the gradient; 0 does not clip")
+    precision: str = setting("auto", "fp32, bf16 (autocast; weights stay fp32), or auto: bf16 where the hardware multiplies it")
+    models: list[str] = setting(["perturbed"], "trajectories to train: perturbed (with the insertions), standard (without)")
+    checkpoints: Checkpoints = section(Checkpoints, "which steps leave a checkpoint")
+    threads: int = setting(0, "processor threads; 0 measures once a machine which number is fastest", "threads", execution=True)
+    log_every: int = setting(20, "steps from one line of metrics.jsonl to the next", "steps", execution=True)
+
+
+@dataclass
+class Eval:
+    """What is measured at every checkpoint."""
+
+    context: str = setting("eot", "what precedes a scored text: eot (the end-of-text token, as in training) or none")
+    extraction: bool = setting(True, "greedy extraction and log-probability of every verbatim probe")
+    exposure: bool = setting(True, "exact exposure of canaries, at the last checkpoint")
+    membership: list[str] = setting(["loss", "zlib", "min_k"], "membership attacks: loss, zlib, min_k")
+    min_k: float = setting(0.2, "part of a text's tokens that Min-K% averages", "fraction")
+    testset: bool = setting(True, "multiple-choice accuracy")
+    secret_bits: float = setting(20.0, "least entropy given its prompt of a target that counts as a secret", "bits")
+    resamples: int = setting(2000, "bootstrap resamples of groups", "resamples")
+    batch_tokens: int = setting(16_384, "tokens of one forward pass of scoring", "tokens", execution=True)
+
+
+@dataclass
+class Recipe:
+    """An experiment."""
+
+    name: str = setting("???", "what the run is called", execution=True)
+    seed: int = setting(0, "the seed from which all others derive")
+    seeds: Seeds = section(Seeds, "seeds by purpose")
+    corpus: Corpus = section(Corpus, "the base documents")
+    insert: dict[str, Any] = setting({}, "item sets by name")
+    design: Design = section(Design, "arms and their sizes")
+    model: Model = section(Model, "the model")
+    train: Train = section(Train, "training")
+    eval: Eval = section(Eval, "measurement")
+    runs: str = setting("runs", "folder of runs", execution=True)
+    cache: str = setting("cache", "folder of shared corpora", execution=True)
+
+    def seed_for(self, purpose: str) -> int:
+        """The seed of one source of randomness: `seeds.<purpose>`, or one derived from `seed`."""
+        given = getattr(self.seeds, purpose)
+        return int(given) if given is not None else int(fingerprint([self.seed, purpose])[:12], 16)

@@ -100,8 +100,8 @@ class Tokenizer:
 class Corpus:
     """The base documents."""
 
-    source: str = setting("stdlib", "stdlib (Python's own library), synthetic, jsonl, text or parquet")
-    path: str | None = setting(None, "file or folder of a jsonl, text or parquet source (.gz and .zst too)")
+    source: str = setting("stdlib", "stdlib (Python's own library), synthetic, jsonl, text, parquet, or files (each by its suffix)")
+    path: str | None = setting(None, "file or folder of a jsonl, text, parquet or files source (.gz and .zst too)")
     column: str = setting("text", "column of a jsonl or parquet source that holds a document's text")
     documents: int = setting(20_000, "documents that the synthetic source makes", "documents")
     epochs: int = setting(1, "times that training may go over the corpus", "epochs")

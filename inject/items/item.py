@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import dataclasses
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Text:
 
     variant: str
     text: str
-    spans: list[Span] = field(default_factory=list)
+    spans: list[Span] = dataclasses.field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Probe:
     prompt: str
     target: str
     bits: float  # entropy of the target given the prompt, 0 where the prompt determines it
-    candidates: list[str] = field(default_factory=list)
+    candidates: list[str] = dataclasses.field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,15 @@ class Item:
     fields: dict[str, str]
     texts: list[Text]
     probes: list[Probe]
+
+
+def item_id(stratum: str, number: int) -> str:
+    """The identifier of an item set's item.
+
+    >>> item_id("people", 7)
+    'people-0007'
+    """
+    return f"{stratum}-{number:04d}"
 
 
 def render(template: str, fields: dict[str, str]) -> tuple[str, list[Span]]:
@@ -74,5 +84,11 @@ def render(template: str, fields: dict[str, str]) -> tuple[str, list[Span]]:
 def verbatim(text: Text, span: Span, bits: float) -> Probe:
     """The probe that asks for one span of a text after everything before it."""
     return Probe(
-        f"{text.variant}/{span.field}", span.field, text.variant, "verbatim", text.text[: span.start], text.text[span.start : span.end], bits
+        f"{text.variant}/{span.field}",
+        span.field,
+        text.variant,
+        "verbatim",
+        text.text[: span.start],
+        text.text[span.start : span.end],
+        bits,
     )

@@ -1,0 +1,96 @@
+"""From scores to effects: what an arm's copies did, by kind and checkpoint, against the held-out twins of the same model.
+
+Intervals are over groups, conditional on this training run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from eval.statistics import Interval, mean, mean_difference, proportion, slope, stratified_auc
+
+HELD_OUT = "held-out"
+SHARES = {"extracted": "rate", "secret_extracted": "rate", "correct": "rate"}
+ATTACKS = ("loss", "zlib", "min_k")
+
+
+def effects(scores: pd.DataFrame, items: pd.DataFrame, assignment: pd.DataFrame, secret_bits: float, resamples: int, seed: int) -> pd.DataFrame:
+    """Rows of the effects table for all metrics, kinds, arms and checkpoints of one model.
+
+    `scores`: the scores table; `items`: item_id, kind, stratum and probes; `assignment`: item_id, group, arm.
+    """
+    joined = _join(scores, items, assignment, secret_bits)
+    rows: list[dict[str, Any]] = []
+    for (model, step, metric), part in joined.groupby(["model", "step", "metric"], sort=True):
+        for kind, chosen in [("all", part), *part.groupby("kind", sort=True)]:
+            for contrast, arm, interval in _contrasts(str(metric), chosen, resamples, seed):
+                rows.append(
+                    {"metric": metric, "contrast": contrast, "kind": kind, "arm": arm, "model": model, "step": step, **vars(interval)}
+                )
+    return pd.DataFrame(rows)
+
+
+def _join(scores: pd.DataFrame, items: pd.DataFrame, assignment: pd.DataFrame, secret_bits: float) -> pd.DataFrame:
+    """Scores with kind, stratum, group and arm; `gain` is the value over the mean of the stratum's held-out twins at that step.
+
+    `secret_extracted` repeats `extracted` for the probes whose target has at least `secret_bits` given its prompt.
+    """
+    joined = scores.merge(items[["item_id", "kind", "stratum"]], on="item_id").merge(assignment[["item_id", "group", "arm"]], on="item_id")
+    secrets = {(item, p["probe_id"]) for item, probes in zip(items["item_id"], items["probes"], strict=True) for p in probes if p["bits"] >= secret_bits}
+    is_secret = np.asarray([key in secrets for key in zip(joined["item_id"], joined["probe_id"], strict=True)], bool)
+    joined = pd.concat([joined, joined[(joined["metric"] == "extracted") & is_secret].assign(metric="secret_extracted")], ignore_index=True)
+    cell = ["model", "step", "metric", "stratum", "probe_id"]
+    twins = joined[joined["arm"] == HELD_OUT].groupby(cell)["value"].mean().rename("twins")
+    joined = joined.merge(twins, left_on=cell, right_index=True, how="left")
+    joined["gain"] = joined["value"] - joined["twins"]
+    return joined
+
+
+def _contrasts(metric: str, part: pd.DataFrame, resamples: int, seed: int) -> Iterator[tuple[str, str, Interval]]:
+    """(contrast, arm, interval) of one metric of one kind at one checkpoint."""
+    arms = dict(tuple(part.groupby("arm", sort=True)))
+    twins = arms.get(HELD_OUT)
+    for arm, chosen in arms.items():
+        if metric in SHARES:
+            yield SHARES[metric], arm, _share(chosen)
+        elif metric in ATTACKS:
+            if arm != HELD_OUT and twins is not None and (exposed := chosen[chosen["exposures"] > 0]).size:
+                yield "auc", arm, _auc(exposed, twins)
+        else:
+            yield "mean", arm, mean(chosen["value"], chosen["group"])
+            if metric == "log_prob" and arm != HELD_OUT and twins is not None:
+                yield "gain", arm, mean_difference(chosen["gain"], chosen["group"], twins["gain"], twins["group"])
+    if metric == "log_prob" and twins is not None and part["exposures"].max() > 0:
+        per_item = part.groupby("item_id").agg({"exposures": "first", "gain": "mean", "group": "first", "arm": "first"})
+        x = np.log2(1 + per_item["exposures"])
+        yield "slope", "all", slope(x, per_item["gain"], per_item["group"], per_item["arm"], resamples, seed)
+        yield from _window_contrasts(arms, per_item)
+
+
+def _window_contrasts(arms: dict[str, pd.DataFrame], per_item: pd.DataFrame) -> Iterator[tuple[str, str, Interval]]:
+    """Each further arm (one with a name of its own) against the arm of `design.copies` with as many copies in the end."""
+    for arm in arms:
+        own = per_item[per_item["arm"] == arm]
+        twin = f"{own['exposures'].max()}x"
+        if arm != HELD_OUT and arm != twin and not arm.endswith("x") and twin in arms:
+            other = per_item[per_item["arm"] == twin]
+            yield f"minus {twin}", arm, mean_difference(own["gain"], own["group"], other["gain"], other["group"])
+
+
+def _share(chosen: pd.DataFrame) -> Interval:
+    """Share of probes; a group counts as one observation, however many probes it has, so the interval errs on the wide side."""
+    by_group = chosen.groupby("group")["value"].mean()
+    return proportion(float(by_group.sum()), len(by_group))
+
+
+def _auc(exposed: pd.DataFrame, twins: pd.DataFrame) -> Interval:
+    """Members against held-out twins of the same item set; an item's score is the mean over its variants."""
+    strata = []
+    for stratum, members in exposed.groupby("stratum", sort=True):
+        non_members = twins[twins["stratum"] == stratum]
+        strata.append((members.groupby("item_id")["value"].mean(), non_members.groupby("item_id")["value"].mean()))
+    return stratified_auc(strata)

@@ -1,0 +1,186 @@
+"""Evaluate a trajectory: score every checkpoint once, derive the scores and effects tables, continue the best-known prompts."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from configs.errors import DataError
+from configs.layout import (
+    CHOICE_SCORES,
+    EFFECTS,
+    SCORES,
+    TOKEN_SCORES,
+    CheckpointInfo,
+    ModelLayout,
+    atomic_folder,
+    fingerprint,
+    read_json,
+    read_table,
+    write_json,
+    write_table,
+)
+from configs.progress import progress
+from configs.schema import Eval
+from eval.effects import effects
+from eval.extraction import exposure
+from eval.scores import ScoredItems, choice_scores, exposures, text_scores
+from eval.scoring import continue_greedily, score_candidates, score_space, score_tokens
+from inject.items.texts import split_probe
+from inject.tokenizer import encode
+
+FORMAT = 1
+LARGEST_SPACE = 10**6  # candidates of a canary that are all scored
+CONTINUED = 8  # items of each kind whose continuation is shown
+
+
+class Evaluation:
+    """The items of a run, ready to be scored at the checkpoints of its models."""
+
+    def __init__(self, settings: Eval, items: pa.Table, texts: pa.Table, assignment: pa.Table, plan: pa.Table, tokenizer: PreTrainedTokenizerFast):
+        self.settings, self.plan, self.tokenizer = settings, plan, tokenizer
+        self.items, self.assignment = items.to_pandas(), assignment.to_pandas()
+        self.texts = texts.select(["item_id", "variant", "tokens"]).to_pylist()
+        self.scored = ScoredItems.from_tables(items, texts, tokenizer)
+        self.context = [tokenizer.eos_token_id] if settings.context == "eot" else []
+
+    # -------------------------------------------------------------------------------------------- one pass a checkpoint
+
+    def score(self, layout: ModelLayout, step: int, last: bool) -> None:
+        """Write the token scores of one checkpoint, unless they are there already for the same weights and texts."""
+        info = CheckpointInfo.read(layout.checkpoint(step))
+        if damaged := info.damaged(layout.checkpoint(step)):
+            raise DataError(f"{layout.checkpoint(step) / damaged} is damaged; it cannot be scored")
+        folder = layout.scores / f"step-{step:08d}"
+        identity = fingerprint([FORMAT, info.files["model.safetensors"], self.texts, self.settings.context, last])
+        if (folder / "meta.json").exists():
+            if read_json(folder / "meta.json")["fingerprint"] == identity:
+                return
+            shutil.rmtree(folder)
+        model = load_model(layout.checkpoint(step))
+        label = {"model": layout.root.name, "step": step}
+        with atomic_folder(folder) as temporary:
+            write_table(temporary / "tokens.parquet", self._token_rows(model, label), TOKEN_SCORES)
+            write_table(temporary / "choices.parquet", self._choice_rows(model, label), CHOICE_SCORES)
+            if last:
+                write_table(temporary / "exposure.parquet", self._exposure_rows(model, label), SCORES)
+            meta = {"fingerprint": identity, "context": self.settings.context, "dtype": str(model.dtype), **label}
+            write_json(temporary / "meta.json", meta)
+
+    def _token_rows(self, model: PreTrainedModel, label: dict[str, Any]) -> list[dict[str, Any]]:
+        rows = []
+        for i, scores in score_tokens(model, [text["tokens"] for text in self.texts], self.context, self.settings.batch_tokens):
+            rows.append({**label, **self.texts[i], "context": self.settings.context, **vars(scores)})
+        return rows
+
+    def _choice_rows(self, model: PreTrainedModel, label: dict[str, Any]) -> list[dict[str, Any]]:
+        rows = []
+        for item, probe in self.scored.choices if self.settings.testset else []:
+            prompt, candidates = split_probe(self.tokenizer, probe["prompt"], probe["candidates"])
+            log_probs = score_candidates(model, prompt, candidates, self.context, self.settings.batch_tokens)
+            for candidate, log_prob in zip(probe["candidates"], log_probs.tolist(), strict=True):
+                row = {"item_id": item, "probe_id": probe["probe_id"], "candidate": candidate}
+                rows.append({**label, **row, "log_prob": log_prob, "characters": len(candidate)})
+        return rows
+
+    def _exposure_rows(self, model: PreTrainedModel, label: dict[str, Any]) -> list[dict[str, Any]]:
+        """Exact exposure of every canary whose secret is a few digits: all of its space is scored."""
+        rows = []
+        canaries = self.items[self.items["kind"] == "canary"] if self.settings.exposure else self.items[:0]
+        digits = [ids[0] for ids in encode(self.tokenizer, list("0123456789"))]
+        for item in canaries.itertuples():
+            probe = next(p for p in item.probes if p["kind"] == "verbatim")
+            if 10 ** len(probe["target"]) > LARGEST_SPACE:
+                continue
+            prompt, secret = split_probe(self.tokenizer, probe["prompt"], [probe["target"]])
+            if secret[0] != [digits[int(d)] for d in probe["target"]]:
+                raise DataError(f"the secret of {item.item_id} is not one token a digit under this tokenizer; set eval.exposure=false")
+            space = score_space(model, [*self.context, *prompt], digits, len(probe["target"]))
+            value = exposure(space, int(probe["target"]))
+            rows.append({**label, "item_id": item.item_id, "probe_id": probe["probe_id"], "metric": "exposure", "value": value, "exposures": 0})
+        return rows
+
+    # -------------------------------------------------------------------------------------------- pure functions of the passes
+
+    def summarize(self, layout: ModelLayout, global_batch: int, seed: int) -> None:
+        """Derive scores.parquet and effects.parquet from the scored checkpoints and the ledger."""
+        ledger = [(s, c) for path in layout.ledgers() for s, c in zip(*_columns(read_table(path), "step", "consumed"), strict=True)]
+        frames = []
+        for folder in sorted(layout.scores.glob("step-????????")):
+            step = int(folder.name[5:])
+            rows = list(text_scores(read_table(folder / "tokens.parquet").to_pylist(), self.scored, self.settings))
+            rows += choice_scores(read_table(folder / "choices.parquet").to_pylist(), self.scored)
+            if (folder / "exposure.parquet").exists():
+                rows += read_table(folder / "exposure.parquet").drop_columns("exposures").to_pylist()
+            frame = pd.DataFrame(rows)
+            seen = exposures(self.plan if layout.root.name != "standard" else self.plan[:0], ledger, step, global_batch)
+            frames.append(frame.assign(exposures=frame["item_id"].map(lambda item, seen=seen: seen[item]).astype("int32")))
+        scores = pd.concat(frames, ignore_index=True)
+        write_table(layout.scores / "scores.parquet", scores, SCORES)
+        table = effects(scores, self.items, self.assignment, self.settings.secret_bits, self.settings.resamples, seed)
+        write_table(layout.scores / "effects.parquet", table, EFFECTS)
+
+    def continuations(self, layout: ModelLayout, step: int) -> None:
+        """The model's greedy continuation of the prompts it knows best, a few items of each kind, at one checkpoint."""
+        scores = read_table(layout.scores / "scores.parquet").to_pandas()
+        own = scores[(scores["step"] == step) & (scores["metric"] == "log_prob")].merge(self.assignment[["item_id", "arm"]], on="item_id")
+        own = own.merge(self.items[["item_id", "kind"]], on="item_id").sort_values("value", ascending=False)
+        probes = {(key[0], probe["probe_id"]): probe for key, targets in self.scored.targets.items() for probe, _ in targets}
+        own = own[[probes[key]["bits"] > 0 or kind == "testset" for key, kind in zip(_pairs(own), own["kind"], strict=True)]]
+        own = own.groupby("item_id", sort=False).head(1).groupby("kind", sort=False).head(CONTINUED)
+        model = load_model(layout.checkpoint(step))
+        rows = []
+        for row in own.itertuples():
+            probe = probes[row.item_id, row.probe_id]
+            prompt, target = split_probe(self.tokenizer, probe["prompt"], [probe["target"]])
+            emitted = continue_greedily(model, [*self.context, *prompt], len(target[0]))
+            rows.append(
+                {
+                    "item_id": row.item_id,
+                    "probe_id": row.probe_id,
+                    "kind": row.kind,
+                    "arm": row.arm,
+                    "exposures": row.exposures,
+                    "prompt": probe["prompt"],
+                    "target": probe["target"],
+                    "continuation": self.tokenizer.decode(emitted).lstrip(),
+                    "extracted": emitted == target[0],
+                    "log_prob": row.value,
+                }
+            )
+        table = pa.Table.from_pylist(rows)
+        write_table(layout.root / "continuations.parquet", table, table.schema)
+
+
+def evaluate(evaluation: Evaluation, layout: ModelLayout, global_batch: int, seed: int) -> None:
+    """Score every checkpoint of a model, then summarize."""
+    steps = layout.checkpoints()
+    if not steps:
+        raise DataError(f"{layout.root} holds no checkpoint to evaluate")
+    with progress(f"score {layout.root.name}", "checkpoints", len(steps)) as meter:
+        for step in steps:
+            evaluation.score(layout, step, last=step == steps[-1])
+            meter.advance(1)
+    evaluation.summarize(layout, global_batch, seed)
+    evaluation.continuations(layout, steps[-1])
+
+
+def load_model(folder: Path) -> PreTrainedModel:
+    """A checkpoint, ready to be scored."""
+    model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def _columns(table: pa.Table, *names: str) -> list[list]:
+    return [table[name].to_pylist() for name in names]
+
+
+def _pairs(frame: pd.DataFrame) -> Sequence[tuple[str, str]]:
+    return list(zip(frame["item_id"], frame["probe_id"], strict=True))

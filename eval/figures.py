@@ -1,0 +1,409 @@
+"""The figures of a report: tables in, one Altair chart out, or None where the run measured nothing of the kind.
+
+Colours are CSS variables (`var(--ink)`), so that a chart within a page follows its light or dark theme; `standalone` puts
+plain colours in their place for a file of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+import altair as alt
+import numpy as np
+import pandas as pd
+import vl_convert
+
+from eval.statistics import roc_curve
+
+COLOURS = {  # name: (on light paper, on dark paper)
+    "paper": ("#ffffff", "#17191c"),
+    "ink": ("#1d2024", "#e7e5e1"),
+    "muted": ("#5d6570", "#a3abb6"),
+    "grid": ("#e6e8eb", "#31353b"),
+    "held-out": ("#8b929c", "#8b929c"),
+    # More copies, more contrast with the paper.
+    "copies-0": ("#58bfae", "#5a55a8"),
+    "copies-1": ("#3da5b5", "#4f6cbc"),
+    "copies-2": ("#378abb", "#4785c4"),
+    "copies-3": ("#3d6fb9", "#469dc5"),
+    "copies-4": ("#4855ad", "#51b5bd"),
+    "copies-5": ("#513b9a", "#6bcbab"),
+    "copies-6": ("#542682", "#94dd99"),
+    "copies-7": ("#4f1263", "#c3eb8b"),
+    "copies-8": ("#3f0b41", "#f1f48c"),
+    # Okabe & Ito's palette for colour-blind readers, darker or lighter where the paper asks for it.
+    "hue-0": ("#0072b2", "#5cb5ea"),
+    "hue-1": ("#d55e00", "#ff914d"),
+    "hue-2": ("#00866a", "#3ccfa3"),
+    "hue-3": ("#b2479a", "#e78cd2"),
+    "hue-4": ("#a57c00", "#e8c14a"),
+}
+RAMP, HUES = 9, 5  # colours of either kind
+KINDS = ["canary", "pii", "factoid", "testset", "secrets"]  # "secrets": targets of any kind with at least eval.secret_bits
+ATTACKS = ["loss", "zlib", "min_k"]
+SVG_WIDTH = 680
+HAS_INTERVAL = "isValid(datum.low) && isValid(datum.high)"  # an infinite end, of too few groups, is none in JSON
+MOST_BANDS = 3  # bands of more arms hide one another
+MOST_POINTS = 500  # of one curve; more cannot be told apart on a screen
+VEGALITE = alt.SCHEMA_VERSION.removeprefix("v").rpartition(".")[0]  # vl_convert names versions without the patch
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What figures are drawn from: the tables of one model, and those of its run."""
+
+    items: pd.DataFrame
+    arms: pd.DataFrame  # a row an arm: arm, copies, window_start, window_end, placement, named (under design.arms)
+    assignment: pd.DataFrame
+    scores: pd.DataFrame
+    effects: pd.DataFrame
+    steps: int  # of the whole training
+
+    @property
+    def curve(self) -> pd.DataFrame:
+        """The arms that differ in copies alone, by copies."""
+        return self.arms[~self.arms.named]
+
+    @property
+    def treated(self) -> pd.DataFrame:
+        return self.arms[self.arms.copies > 0]
+
+    def effect(self, metric: str | Sequence[str], contrast: str, last: bool = False) -> pd.DataFrame:
+        """Effects of one contrast, with the copies that each arm has seen by then; of the last checkpoint, if asked."""
+        metrics = [metric] if isinstance(metric, str) else list(metric)
+        rows = self.effects[self.effects.metric.isin(metrics) & (self.effects.contrast == contrast)]
+        if last:
+            rows = rows[rows.step == rows.step.max()]
+        return rows.merge(self.arms, on="arm").merge(self.exposures(), on=["arm", "step"], how="left")
+
+    def exposures(self) -> pd.DataFrame:
+        """Mean copies consumed so far: `arm, step, exposures`."""
+        scores = self.scores.merge(self.assignment[["item_id", "arm"]], on="item_id")
+        return scores.groupby(["arm", "step"], as_index=False).exposures.mean()
+
+    def last_scores(self, metric: str) -> pd.DataFrame:
+        """Scores of a metric at its last checkpoint, with each item's stratum, group and arm."""
+        rows = self.scores[self.scores.metric == metric]
+        items = self.items[["item_id", "stratum"]].merge(self.assignment[["item_id", "group", "arm"]], on="item_id")
+        return rows[rows.step == rows.step.max()].merge(items, on="item_id").merge(self.arms, on="arm")
+
+    def probes(self, kind: str) -> list[dict[str, Any]]:
+        """The probes of all items of a kind."""
+        return [probe for probes in self.items[self.items.kind == kind].probes for probe in probes]
+
+
+# ------------------------------------------------------------------------------------------------ figures
+
+
+def loss(metrics: pd.DataFrame) -> alt.LayerChart | None:
+    """Training loss of every model (`model, step, loss, tokens, learning_rate`), in nats per token."""
+    if metrics.empty:
+        return None
+    data = pd.concat(thin(rows.sort_values("step")) for _, rows in metrics.groupby("model"))
+    models = sorted(data.model.unique())
+    colour = alt.Color("model:N", scale=hues(models), legend=legend(None) if len(models) > 1 else None)
+    base = alt.Chart(data).encode(step_axis(), alt.Y("loss:Q", title="Loss, nats per token", scale=alt.Scale(zero=False)), colour)
+    tooltip = [step_tooltip(), alt.Tooltip("loss:Q", format=".3f"), alt.Tooltip("tokens:Q", format=","), alt.Tooltip("learning_rate:Q")]
+    lines = base.mark_line(strokeWidth=1.5)
+    return alt.layer(lines, base.mark_point(size=80, opacity=0).encode(tooltip=["model:N", *tooltip]))
+
+
+def extraction(measured: Measured) -> alt.LayerChart | None:
+    """Extraction rate at the last checkpoint against copies, a line a kind; named arms as diamonds off the line."""
+    rows = measured.effect("extracted", "rate", last=True)
+    kinds = [kind for kind in KINDS if kind in set(rows.kind)]
+    rows = rows[rows.kind.isin(kinds)]
+    if rows.empty:
+        return None
+    aside = 0.07 * (rows.kind.map(kinds.index) - (len(kinds) - 1) / 2)  # so that intervals do not hide one another
+    rows = rows.assign(x=np.log2(1 + rows.copies) + aside + 0.45 * rows.named)
+    colour = alt.Color("kind:N", scale=hues(kinds), legend=legend(None))
+    base = alt.Chart(rows).encode(
+        copies_axis(measured.curve), alt.Y("value:Q", title="Extracted", axis=percent_axis(), scale=alt.Scale(domain=[0, 1])), colour
+    )
+    points = base.mark_point(filled=True, opacity=1, size=55).encode(
+        shape=alt.Shape("named:N", scale=alt.Scale(domain=[False, True], range=["circle", "diamond"]), legend=None),
+        tooltip=["kind:N", "arm:N", alt.Tooltip("value:Q", title="extracted", format=".0%"), *interval_tooltip(".0%")],
+    )
+    return alt.layer(interval_rules(base), base.transform_filter("!datum.named").mark_line(), points)
+
+
+def gain(measured: Measured) -> alt.LayerChart | None:
+    """Log-probability of targets less that of held-out twins, at every checkpoint."""
+    rows = measured.effect("log_prob", "gain")
+    treated = measured.treated
+    rows = rows[rows.arm.isin(treated.arm)]
+    if rows.empty:
+        return None
+    return over_training(rows, arm_scale(measured.arms, treated.arm), "Gain, nats per token", ".2f", (0, "held-out"), choice="kind")
+
+
+def exposure(measured: Measured) -> alt.LayerChart | None:
+    """Exposure of each canary at the last checkpoint, arm means, and the most that the randomness space allows."""
+    canaries = measured.last_scores("exposure")
+    if canaries.empty:
+        return None
+    means = measured.effect("exposure", "mean", last=True)
+    means = means[means.kind == "canary"]
+    most = sorted({round(float(probe["bits"]), 2) for probe in measured.probes("canary") if probe["bits"]})
+    canaries, means = (rows.assign(x=np.log2(1 + rows.copies) + 0.45 * rows.named) for rows in (canaries, means))
+    y = alt.Y("value:Q", title="Exposure, bits", scale=alt.Scale(domain=[0, max([*most, canaries.value.max()]) * 1.06], nice=False, clamp=True))
+    colour = alt.Color("arm:N", scale=arm_scale(measured.arms, measured.arms.arm), legend=None)
+    each = alt.Chart(canaries).mark_circle(size=34, opacity=0.35).encode(copies_axis(measured.curve), y, colour)
+    mean = alt.Chart(means).encode(copies_axis(measured.curve), y, colour)
+    dashes = mean.mark_tick(opacity=1, thickness=3, size=20, orient="horizontal").encode(
+        tooltip=["arm:N", alt.Tooltip("value:Q", title="mean bits", format=".1f"), *interval_tooltip(".1f")]
+    )
+    labels = [reference(bits, f"{bits:.1f} bits: ranked first", "left") for bits in most]
+    names = mean.transform_filter("datum.named").mark_text(align="left", dx=14).encode(text="arm:N")
+    tooltip = ["item_id:N", "arm:N", alt.Tooltip("value:Q", title="bits", format=".1f")]
+    return alt.layer(*labels, each.encode(tooltip=tooltip), interval_rules(mean), dashes, names)
+
+
+def roc(measured: Measured) -> alt.LayerChart | None:
+    """ROC curves of each attack at the last checkpoint: members of the most- and of the least-copied arm against held-out texts.
+
+    Axes are logarithmic (Carlini et al. 2022, arXiv:2112.03570) where there are enough held-out texts to look at low rates.
+    """
+    treated = measured.curve[measured.curve.copies > 0]
+    arms = list(dict.fromkeys(treated.arm.iloc[[0, -1]])) if len(treated) else []
+    scores = {metric: among_held_out(measured.last_scores(metric)) for metric in ATTACKS}
+    curves = [
+        roc_points(rows[rows.arm == arm].value, rows[rows.copies == 0].value).assign(metric=metric, arm=arm)
+        for metric, rows in scores.items()
+        for arm in arms
+        if (rows.arm == arm).any() and (rows.copies == 0).any()
+    ]
+    if not curves:
+        return None
+    data = pd.concat(curves)
+    least = float(data.fpr[data.fpr > 0].min())
+    low = least if least <= 1e-3 else 0.0
+    scale = alt.Scale(type="log" if low else "linear", domain=[low, 1])
+    axis = alt.Axis(format="~%", tickCount=5)
+    x = alt.X("fpr:Q", title="False positive rate", scale=scale, axis=axis)
+    y = alt.Y("tpr:Q", title="True positive rate", scale=scale, axis=axis)
+    guessing = alt.Chart(pd.DataFrame({"fpr": [low, 1], "tpr": [low, 1]})).encode(x, y)
+    colour = alt.Color("arm:N", scale=arm_scale(measured.arms, arms), legend=legend("Members"))
+    dashes = alt.Scale(domain=ATTACKS, range=[[1, 0], [6, 3], [2, 2]])
+    dash = alt.StrokeDash("metric:N", scale=dashes, legend=legend("Score", symbolStrokeColor=var("ink")))
+    tooltip = ["metric:N", "arm:N", alt.Tooltip("fpr:Q", format=".1%"), alt.Tooltip("tpr:Q", format=".1%")]
+    lines = alt.Chart(data.assign(fpr=data.fpr.clip(lower=low), tpr=data.tpr.clip(lower=low))).encode(x, y, colour, dash, order="order:Q")
+    return alt.layer(
+        guessing.mark_line(color=var("muted"), strokeDash=[2, 3], strokeWidth=1),
+        lines.mark_line(interpolate="step-after").encode(tooltip=tooltip),
+    )
+
+
+def auc(measured: Measured) -> alt.LayerChart | None:
+    """AUC of membership inference at every checkpoint, an arm against held-out texts; of all kinds, where that was measured."""
+    rows, treated = measured.effect(ATTACKS, "auc"), measured.treated
+    rows = rows[rows.arm.isin(treated.arm) & ((rows.kind == "all") | ~(rows.kind == "all").any())]
+    if rows.empty:
+        return None
+    return over_training(rows, arm_scale(measured.arms, treated.arm), "AUC", ".2f", (0.5, "guessing"), choice="metric")
+
+
+def forgetting(measured: Measured) -> alt.LayerChart | None:
+    """Gain of named arms with a window of their own, beside the arm of equal copies over the whole run; windows are shaded."""
+    treated = measured.treated
+    spans_run = (treated.window_start == 0) & (treated.window_end == 1)
+    whole, narrow = treated[spans_run & ~treated.named], treated[~spans_run & treated.named]
+    narrow = narrow[narrow.copies.isin(whole.copies)]
+    names = [*whole[whole.copies.isin(narrow.copies)].arm, *narrow.arm]
+    rows = measured.effect("log_prob", "gain")
+    rows = rows[rows.arm.isin(names)]
+    if narrow.empty or rows.empty:
+        return None
+    scale = arm_scale(measured.arms, names)
+    lines = over_training(rows, scale, "Gain, nats per token", ".2f", (0, "held-out"), choice="kind")
+    windows = narrow.assign(step=narrow.window_start * measured.steps, end=narrow.window_end * measured.steps)
+    shade = alt.Chart(windows).mark_rect(opacity=0.1).encode(step_axis(), alt.X2("end:Q"), alt.Color("arm:N", scale=scale))
+    return alt.layer(shade, lines)
+
+
+def accuracy(measured: Measured) -> alt.LayerChart | None:
+    """Multiple-choice accuracy at every checkpoint; chance is one in the number of candidates."""
+    rows = measured.effect("correct", "rate")
+    rows = rows[rows.kind == "testset"]
+    if rows.empty:
+        return None
+    chances = [1 / len(probe["candidates"]) for probe in measured.probes("testset") if probe["kind"] == "choice"]
+    rule = (float(np.mean(chances)), "chance") if chances else None
+    return over_training(rows, arm_scale(measured.arms, measured.arms.arm), "Correct", ".0%", rule)
+
+
+# ------------------------------------------------------------------------------------------------ parts of figures
+
+
+def over_training(
+    rows: pd.DataFrame, scale: alt.Scale, title: str, form: str, rule: tuple[float, str] | None, choice: str | None = None
+) -> alt.LayerChart:
+    """A line an arm over steps; points grow with the copies seen so far, bars are the intervals of the last checkpoint.
+
+    `rule` is the value that means nothing was learned, and its name. A click in the legend singles out an arm and shows its
+    intervals as a band; where the column `choice` takes several values, a menu chooses among them.
+    """
+    options = [name for name in ["all", *KINDS, *ATTACKS] if choice and (rows[choice] == name).any()]
+    clicked = alt.selection_point(fields=["arm"], bind="legend")
+    percentage = form.endswith("%")
+    axis = percent_axis() if percentage else alt.Axis(format="~f", tickCount=6)
+    y = alt.Y("value:Q", title=title, axis=axis, scale=alt.Scale(domain=[0, 1]) if percentage else alt.Scale(zero=False))
+    last = rows.step.max()
+    aside = (1 + rows.arm.map(list(scale.domain).index)) * 0.009 * last  # so that intervals do not hide one another
+    columns = ["arm", "step", "exposures", "value", "low", "high", "n", *([choice] if choice else [])]
+    base = alt.Chart(rows[columns].assign(end=last + aside)).encode(
+        step_axis(), y, alt.Color("arm:N", scale=scale, legend=legend(None))
+    )  # fmt: skip
+    if len(options) > 1:
+        base = base.transform_filter(f"datum.{choice} == chosen")
+    banded = alt.when(clicked, empty=rows.arm.nunique() <= MOST_BANDS)
+    band = base.transform_filter(HAS_INTERVAL).mark_area().encode(
+        alt.Y("low:Q"), alt.Y2("high:Q"), opacity=banded.then(alt.value(0.1)).otherwise(alt.value(0))
+    )  # fmt: skip
+    faded = alt.when(clicked).then(alt.value(1)).otherwise(alt.value(0.12))
+    ends = interval_rules(base.transform_filter(f"datum.step == {last}")).encode(alt.X("end:Q"))
+    size = alt.Size("exposures:Q", scale=alt.Scale(type="symlog", domainMin=0, range=[14, 110]), legend=None)
+    tooltip = ["arm:N", step_tooltip(), alt.Tooltip("exposures:Q", title="copies so far", format=".3~g")]
+    tooltip += [alt.Tooltip("value:Q", title=title, format=form), *interval_tooltip(form)]
+    points = base.mark_circle().encode(size=size, opacity=faded, tooltip=tooltip)
+    chart = alt.layer(band, base.mark_line().encode(opacity=faded).add_params(clicked), ends, points, *([reference(*rule)] if rule else []))
+    menu = alt.param(name="chosen", bind=alt.binding_select(options=options, name=f"{choice} "), value=options[0] if options else None)
+    return chart.add_params(menu) if len(options) > 1 else chart
+
+
+def among_held_out(scores: pd.DataFrame) -> pd.DataFrame:
+    """Scores of groups as percentiles among the held-out groups of their own stratum, so that kinds of text do not mix.
+
+    Pooled, these percentiles make the covariate-adjusted ROC curve (Janes & Pepe 2009, Biometrika 96:371).
+    """
+    groups = scores.groupby(["stratum", "group", "arm", "copies"], as_index=False).value.mean()
+
+    def percentile(rows: pd.DataFrame) -> pd.Series:
+        held_out = np.sort(rows.value[rows.copies == 0])
+        below, above = (np.searchsorted(held_out, rows.value, side) for side in ("left", "right"))
+        return pd.Series((below + above) / 2 / max(1, len(held_out)), index=rows.index)
+
+    parts = [percentile(rows) for _, rows in groups.groupby("stratum")]
+    return groups.assign(value=pd.concat(parts)) if parts else groups
+
+
+def roc_points(members: pd.Series, non_members: pd.Series) -> pd.DataFrame:
+    """A ROC curve as a table `order, fpr, tpr` of at most MOST_POINTS points."""
+    fpr, tpr = roc_curve(members, non_members)
+    kept = np.unique(np.linspace(0, len(fpr) - 1, min(len(fpr), MOST_POINTS)).astype(int))
+    return pd.DataFrame({"order": range(len(kept)), "fpr": fpr[kept], "tpr": tpr[kept]})
+
+
+def thin(rows: pd.DataFrame) -> pd.DataFrame:
+    """At most MOST_POINTS rows: means of the numbers over blocks of neighbours."""
+    block = np.arange(len(rows)) // -(-len(rows) // MOST_POINTS)
+    return rows.groupby(block).mean(numeric_only=True).assign(model=rows.model.iloc[0])
+
+
+def interval_rules(base: alt.Chart) -> alt.Chart:
+    return base.transform_filter(HAS_INTERVAL).mark_rule(strokeWidth=1.5, opacity=0.55).encode(
+        alt.Y("low:Q"), alt.Y2("high:Q")
+    )  # fmt: skip
+
+
+def reference(value: float, name: str, end: Literal["left", "right"] = "right") -> alt.LayerChart:
+    """A dashed horizontal line with its name below one end, legible on whatever lies there."""
+    base = alt.Chart(pd.DataFrame({"value": [value], "name": [name]})).encode(alt.Y("value:Q"))
+    place = base.encode(x=alt.value("width" if end == "right" else 0), text="name:N")
+    style = {"align": end, "baseline": "top", "dy": 5}
+    halo = place.mark_text(**style, color=var("paper"), stroke=var("paper"), strokeWidth=4)
+    return alt.layer(base.mark_rule(color=var("muted"), strokeDash=[4, 3]), halo, place.mark_text(**style, color=var("muted")))
+
+
+def step_axis() -> alt.X:
+    labels = "datum.value < 100000 ? format(datum.value, ',') : format(datum.value, '~s')"
+    axis = alt.Axis(labelExpr=labels, grid=False, tickCount=alt.ExprRef("width < 420 ? 4 : 8"))
+    return alt.X("step:Q", title="Step", axis=axis, scale=alt.Scale(nice=False, zero=True))
+
+
+def copies_axis(arms: pd.DataFrame) -> alt.X:
+    """log2(1 + copies), the column `x`, labelled with copies."""
+    values = sorted(float(np.log2(1 + copies)) for copies in arms.copies)
+    labels = alt.Axis(values=values, labelExpr="format(pow(2, datum.value) - 1, ',.0f')", grid=False, labelOverlap="greedy")
+    return alt.X("x:Q", title="Copies (log scale)", axis=labels, scale=alt.Scale(nice=False, padding=16, zero=False))
+
+
+def percent_axis() -> alt.Axis:
+    return alt.Axis(format=".0%", tickCount=5)
+
+
+def step_tooltip() -> alt.Tooltip:
+    return alt.Tooltip("step:Q", format=",.0f")
+
+
+def interval_tooltip(form: str) -> list[alt.Tooltip]:
+    ends = [alt.Tooltip(f"{end}:Q", title=f"95% {end}", format=form) for end in ("low", "high")]
+    return [*ends, alt.Tooltip("n:Q", format=",")]
+
+
+def legend(title: str | None, **options: Any) -> alt.Legend:
+    """A legend above the chart, in as many columns as a phone or a desktop has room for."""
+    columns = alt.ExprRef("width < 420 ? 4 : 9")
+    return alt.Legend(title=title, orient="top", columns=columns, **options)
+
+
+def hues(names: Sequence[str]) -> alt.Scale:
+    return alt.Scale(domain=list(names), range=[var(f"hue-{i % HUES}") for i in range(len(names))])
+
+
+def arm_scale(arms: pd.DataFrame, shown: Iterable[str]) -> alt.Scale:
+    """Held-out in grey, arms by copies along the ramp, named arms in hues; the same whichever arms are shown."""
+    curve, named = arms[~arms.named & (arms.copies > 0)].arm, arms[arms.named].arm
+    colours = {arm: var(f"copies-{round(i / max(1, len(curve) - 1) * (RAMP - 1))}") for i, arm in enumerate(curve)}
+    colours |= {arm: var(f"hue-{(i + 1) % HUES}") for i, arm in enumerate(named)}
+    domain = list(shown)
+    return alt.Scale(domain=domain, range=[colours.get(arm, var("held-out")) for arm in domain])
+
+
+def var(name: str) -> str:
+    """A named colour, as CSS sees it."""
+    return f"var(--{name})"
+
+
+# ------------------------------------------------------------------------------------------------ specifications
+
+TEXT = {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "titleColor": var("muted")}
+CONFIG = {
+    "background": var("paper"),
+    "font": "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif",
+    "axis": {**TEXT, "labelColor": var("muted"), "labelPadding": 5, "tickSize": 4}
+    | {part: var("grid") for part in ("domainColor", "tickColor", "gridColor")},
+    # The title stands above the axis, where it can be read without turning the head and takes no width on a phone.
+    "axisY": {"titleAngle": 0, "titleAlign": "left", "titleBaseline": "bottom", "titleX": 0, "titleY": -9, "domain": False, "ticks": False},
+    "legend": {**TEXT, "labelColor": var("ink"), "offset": 30, "columnPadding": 14, "symbolOpacity": 1},
+    "line": {"strokeWidth": 2},
+    "text": {"fontSize": 11},
+    "view": {"stroke": None},
+}
+
+
+def specification(chart: alt.LayerChart, description: str) -> dict[str, Any]:
+    """The Vega-Lite specification of a chart that fills the width of its container."""
+    with alt.data_transformers.enable("default", max_rows=None):
+        return {**chart.to_dict(), "width": "container", "height": 300, "description": description, "config": CONFIG}
+
+
+def svg(spec: dict[str, Any]) -> str:
+    """A specification drawn as SVG, in the named colours of the page that will hold it."""
+    return vl_convert.vegalite_to_svg({**spec, "width": SVG_WIDTH}, vl_version=VEGALITE)
+
+
+def standalone(svg: str) -> str:
+    """An SVG with plain colours, those of light paper, for a file of its own."""
+    return re.sub(r"var\(--([\w-]+)\)", lambda match: COLOURS[match[1]][0], svg)
+
+
+@cache
+def javascript() -> str:
+    """Vega, Vega-Lite and vega-embed as one script, to be put in a page once."""
+    return vl_convert.javascript_bundle(vl_version=VEGALITE)

@@ -1,0 +1,69 @@
+"""Tokenize the texts of items once; these tokens are what is inserted, and what is scored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerFast
+
+from configs.errors import DataError, RecipeError
+from inject.items.item import Item
+from inject.tokenizer import encode, encode_with_offsets
+
+
+def tokenize_texts(items: Sequence[Item], tokenizer: PreTrainedTokenizerFast, sequence_length: int) -> list[dict[str, Any]]:
+    """Rows of the texts table. RecipeError where a text does not fit a row between two end-of-text tokens."""
+    rows = [
+        {"item_id": item.item_id, "variant": text.variant, "text": text.text, "spans": [asdict(span) for span in text.spans]}
+        for item in items
+        for text in item.texts
+    ]
+    for row, tokens in zip(rows, encode(tokenizer, [row["text"] for row in rows]), strict=True):
+        row["tokens"] = tokens
+    longest = max(rows, key=lambda row: len(row["tokens"]), default=None)
+    if longest and len(longest["tokens"]) > sequence_length - 1:
+        raise RecipeError(
+            f"item {longest['item_id']} ({longest['variant']}) has {len(longest['tokens'])} tokens, but a row of "
+            f"train.sequence_length = {sequence_length} holds items of up to {sequence_length - 1}; "
+            f"set train.sequence_length={len(longest['tokens']) + 1} or shorten its text"
+        )
+    return rows
+
+
+def target_tokens(tokens_characters: Sequence[tuple[int, int]], start: int, end: int) -> slice:
+    """The tokens of a verbatim target: from the one that holds its first character to the one that holds its last.
+
+    `tokens_characters` are the character offsets [start, end) of each token, in order; the target is the characters
+    [start, end) of the same text. Several tokens may share a character (the bytes of one emoji), and offsets may leave
+    out blanks, as tokenizers that trim them do. `DataError` if the target is empty or reaches beyond the tokens.
+
+    >>> target_tokens([(0, 3), (3, 7), (7, 9)], 5, 8)
+    slice(1, 3, None)
+    """
+    if not 0 <= start < end:
+        raise DataError(f"a target must have characters, not [{start}, {end})")
+    offsets = np.asarray(tokens_characters, dtype=np.int64).reshape(-1, 2)
+    if len(offsets) == 0 or end > offsets[:, 1].max():
+        raise DataError(f"the target [{start}, {end}) reaches beyond the characters of the text's {len(offsets)} tokens")
+    touching = np.flatnonzero((offsets[:, 0] < end) & (offsets[:, 1] > start))
+    if len(touching) == 0:
+        raise DataError(f"no token holds a character of the target [{start}, {end})")
+    return slice(int(touching[0]), int(touching[-1]) + 1)
+
+
+def split_probe(tokenizer: PreTrainedTokenizerFast, prompt: str, candidates: Sequence[str]) -> tuple[list[int], list[list[int]]]:
+    """Tokens of a prompt and of each candidate that continues it.
+
+    Prompt and candidate are tokenized jointly and split at the first token that touches the candidate; the split moves left
+    until it suits every candidate, so that all are scored after the same prompt tokens.
+    """
+    joint = [encode_with_offsets(tokenizer, prompt + candidate) for candidate in candidates]
+    splits = [target_tokens(offsets, len(prompt), len(prompt) + 1).start for _, offsets in joint]
+    split = min(splits)
+    first = joint[0][0]
+    while any(tokens[:split] != first[:split] for tokens, _ in joint):
+        split -= 1
+    return first[:split], [tokens[split:] for tokens, _ in joint]

@@ -1,0 +1,268 @@
+"""Where base documents come from: Python's own library, a synthetic language, or files of one's own."""
+
+from __future__ import annotations
+
+import ast
+import gzip
+import io
+import json
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import zstandard
+
+from configs.errors import DataError
+from configs.layout import file_fingerprint, fingerprint
+from configs.schema import Corpus
+from inject.permutation import mix
+
+PAGE = 1500  # characters; a document of the standard library is about a page
+SUFFIXES = {"jsonl": (".jsonl", ".json", ".ndjson"), "text": (".txt", ".md", ".text"), "parquet": (".parquet",)}
+
+
+def documents(settings: Corpus, seed: int) -> Iterator[str]:
+    """The documents of a source, in a fixed order: valid Unicode, none empty."""
+    if settings.source == "stdlib":
+        found = standard_library()
+    elif settings.source == "synthetic":
+        found = synthetic(settings.documents, seed)
+    else:
+        found = (text for path in files(settings) for text in READERS[_format(path, settings)](path, settings.column))
+    for text in found:
+        if text.strip():
+            yield valid_unicode(text)
+
+
+def source_fingerprint(settings: Corpus, seed: int) -> str:
+    """What the documents depend on: the content of the files they are read from, or the seed they are made from."""
+    if settings.source == "synthetic":
+        return fingerprint(["synthetic", settings.documents, seed])
+    if settings.source == "stdlib":
+        return fingerprint(["stdlib", sys.version, [file_fingerprint(path) for path in _library_files()]])
+    return fingerprint([settings.source, settings.column, [(path.name, file_fingerprint(path)) for path in files(settings)]])
+
+
+def valid_unicode(text: str) -> str:
+    """Lone surrogates, which no UTF-8 can carry, become U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+# ------------------------------------------------------------------------------------------------ the standard library
+
+_LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "encodings", "pydoc_data", "__pycache__", "lib2to3"}
+
+
+def standard_library() -> Iterator[str]:
+    """The reference topics, docstrings and sources (docstrings taken out) of this Python, in documents of up to a page."""
+    from pydoc_data.topics import topics
+
+    for name in sorted(topics):
+        yield from pages(topics[name])
+    for path in _library_files():
+        source = path.read_text(encoding="utf-8", errors="replace")
+        docstrings, code = split_docstrings(source)
+        yield from pages("\n\n".join(docstrings))
+        yield from pages(code)
+
+
+def _library_files() -> list[Path]:
+    root = Path(sysconfig.get_paths()["stdlib"])
+    return sorted(path for path in root.rglob("*.py") if not _LEFT_OUT & set(path.relative_to(root).parts))
+
+
+def split_docstrings(source: str) -> tuple[list[str], str]:
+    """The docstrings of a module, dedented, and its source without the lines they stand on."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return [], source
+    docstrings, lines = [], source.splitlines()
+    for node in _definitions(tree):
+        if (text := ast.get_docstring(node)) and (expression := node.body[0]).end_lineno:
+            docstrings.append(text)
+            for number in range(expression.lineno - 1, expression.end_lineno):
+                lines[number] = ""
+    return docstrings, "\n".join(lines)
+
+
+def _definitions(node: Any) -> Iterator[Any]:
+    """The module, classes and functions of a syntax tree; expressions, which hold none that matter, are not entered."""
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        yield node
+    for block in ("body", "orelse", "handlers", "finalbody"):
+        for child in getattr(node, block, ()):
+            if isinstance(child, ast.stmt | ast.ExceptHandler):
+                yield from _definitions(child)
+
+
+def pages(text: str) -> Iterator[str]:
+    """Split a text into documents of about a page each: at a blank line, or at any line of an unbroken stretch of two pages."""
+    page: list[str] = []
+    size = 0
+    for line in text.splitlines():
+        if page and (size > PAGE and not line.strip() or size > 2 * PAGE):
+            yield "\n".join(page).strip("\n")
+            page, size = [], 0
+        if line.strip() or (page and page[-1]):  # runs of blank lines become one
+            page.append(line.rstrip())
+            size += len(line) + 1
+    if page:
+        yield "\n".join(page).strip("\n")
+
+
+# ------------------------------------------------------------------------------------------------ a synthetic language
+
+WORDS, FOLLOWERS, SENTENCE_END, DOCUMENT_WORDS = 4096, 64, 2**-3, 200
+_ONSETS = "b br c ch d dr f fl g gr h j k l m n p pl pr r s sh sl st t th tr v w z".split()
+_NUCLEI = "a e i o u ai ea ee oa ou".split()
+_CODAS = ["", "", "l", "m", "n", "nd", "r", "s", "st", "t"]
+
+
+def synthetic(count: int, seed: int) -> Iterator[str]:
+    """English-like text of a first-order Markov chain over made-up words, identical on every machine.
+
+    Each word is followed by one of 64 others with probabilities proportional to 1/rank, and ends its sentence with
+    probability 1/8; so the entropy rate is exactly `synthetic_entropy()` bits a word.
+    """
+    words = _lexicon()
+    threshold = (_follower_probabilities().cumsum() * 2**32).astype(np.uint64)
+    followers = mix(np.arange(WORDS * FOLLOWERS, dtype=np.uint64) ^ mix(np.asarray([seed], np.uint64))) % np.uint64(WORDS)
+    followers = followers.reshape(WORDS, FOLLOWERS).astype(np.int64)
+    for document in range(count):
+        state = np.uint64(document) * np.uint64(DOCUMENT_WORDS) + np.arange(DOCUMENT_WORDS, dtype=np.uint64)
+        noise = mix(state ^ mix(np.asarray([seed + 1], np.uint64)))
+        ranks = np.searchsorted(threshold[:-1], noise >> np.uint64(32), side="right")
+        ends = (noise & np.uint64(2**32 - 1)) < np.uint64(int(SENTENCE_END * 2**32))
+        yield _sentences(words, followers, ranks.tolist(), ends.tolist(), first=int(noise[0] % np.uint64(WORDS)))
+
+
+def synthetic_entropy() -> float:
+    """Entropy rate of the synthetic language, bits a word: of the follower, plus of whether the sentence ends."""
+    p = _follower_probabilities()
+    end = np.asarray([SENTENCE_END, 1 - SENTENCE_END])
+    return float(-(p * np.log2(p)).sum() - (end * np.log2(end)).sum())
+
+
+def _follower_probabilities() -> np.ndarray:
+    weights = 1.0 / np.arange(1, FOLLOWERS + 1)
+    return weights / weights.sum()
+
+
+def _lexicon() -> list[str]:
+    words: dict[str, None] = {}
+    number = 0
+    while len(words) < WORDS:
+        bits, syllables = int(mix(np.asarray([number], np.uint64))[0]), []
+        for _ in range(1 + bits % 3):
+            for part in (_ONSETS, _NUCLEI, _CODAS):
+                bits, choice = divmod(bits, len(part))
+                syllables.append(part[choice])
+        words.setdefault("".join(syllables))
+        number += 1
+    return list(words)
+
+
+def _sentences(words: list[str], followers: np.ndarray, ranks: list[int], ends: list[bool], first: int) -> str:
+    text, word, starts = [], first, True
+    for rank, end in zip(ranks, ends, strict=True):
+        text.append((words[word].capitalize() if starts else words[word]) + ("." if end else ""))
+        word, starts = int(followers[word, rank]), end
+    return " ".join(text)
+
+
+# ------------------------------------------------------------------------------------------------ files
+
+
+def files(settings: Corpus) -> list[Path]:
+    """The files of a source: the one given, or those of its format in the folder given, in order of their names."""
+    path = Path(str(settings.path))
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise DataError(f"corpus.path is {path}, which does not exist")
+    suffixes = SUFFIXES.get(settings.source) or tuple(s for format in SUFFIXES.values() for s in format)
+    found = sorted(p for p in path.rglob("*") if p.is_file() and _bare_suffix(p) in suffixes)
+    if not found:
+        raise DataError(f"corpus.path is {path}, which holds no {settings.source} file ({', '.join(suffixes)}; also .gz, .zst)")
+    return found
+
+
+def _bare_suffix(path: Path) -> str:
+    return Path(path.stem).suffix if path.suffix in (".gz", ".zst") else path.suffix
+
+
+def _format(path: Path, settings: Corpus) -> str:
+    if settings.source != "files":
+        return settings.source
+    for name, suffixes in SUFFIXES.items():
+        if _bare_suffix(path) in suffixes:
+            return name
+    raise DataError(f"{path} has none of the suffixes {', '.join(s for f in SUFFIXES.values() for s in f)}; name its format as corpus.source")
+
+
+def _open(path: Path) -> io.BufferedIOBase:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rb")  # type: ignore[return-value]
+    if path.suffix == ".zst":
+        return zstandard.open(path, "rb")
+    return path.open("rb")
+
+
+def _read_jsonl(path: Path, column: str) -> Iterator[str]:
+    with _open(path) as file:
+        for number, line in enumerate(_lines(file, path), 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                raise DataError(f"line {number} of {path} is not JSON: {error}") from error
+            if not isinstance(row, dict) or column not in row:
+                keys = ", ".join(row) if isinstance(row, dict) else type(row).__name__
+                raise DataError(f"line {number} of {path} has no {column!r} (it has: {keys}); name the column as corpus.column")
+            yield _text(row[column], f"line {number} of {path}", column)
+
+
+def _lines(file: Any, path: Path) -> Iterator[bytes]:
+    try:
+        yield from io.BufferedReader(file)
+    except (OSError, EOFError, zstandard.ZstdError) as error:
+        raise DataError(f"{path} can't be read to its end: {error}") from error
+
+
+def _read_text(path: Path, column: str) -> Iterator[str]:
+    """A text file is one document; bytes that are not UTF-8 become U+FFFD."""
+    with _open(path) as file:
+        yield b"".join(_lines(file, path)).decode("utf-8-sig", "replace")
+
+
+def _read_parquet(path: Path, column: str) -> Iterator[str]:
+    try:
+        table = pq.ParquetFile(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is not a readable parquet file: {error}") from error
+    if column not in table.schema_arrow.names:
+        raise DataError(f"{path} has no column {column!r} (it has: {', '.join(table.schema_arrow.names)}); name it as corpus.column")
+    for batch in table.iter_batches(columns=[column]):
+        for value in batch.column(0):
+            yield _text(value.as_py(), str(path), column)
+
+
+def _text(value: Any, where: str, column: str) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise DataError(f"{column!r} of {where} is {type(value).__name__}, not text")
+    return value
+
+
+READERS: dict[str, Callable[[Path, str], Iterator[str]]] = {"jsonl": _read_jsonl, "text": _read_text, "parquet": _read_parquet}

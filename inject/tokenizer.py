@@ -1,0 +1,78 @@
+"""How text becomes tokens: a byte-level BPE trained on the corpus, or a tokenizer that exists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from configs.errors import DataError
+from configs.layout import file_fingerprint
+from configs.schema import Tokenizer as TokenizerSettings
+
+END_OF_TEXT = "<|endoftext|>"
+_KNOWN_ENDS = [END_OF_TEXT, "</s>", "<eos>", "<|end_of_text|>"]
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE (Sennrich et al. 2016; Radford et al. 2019) in which every digit is a token of its own."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=END_OF_TEXT, bos_token=END_OF_TEXT, clean_up_tokenization_spaces=False)
+
+
+def load_tokenizer(where: str | Path) -> PreTrainedTokenizerFast:
+    """A tokenizer from a tokenizer.json, a folder that holds one, or the hub; it must have an end-of-text token."""
+    path = Path(where)
+    if path.is_file():
+        tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(path), clean_up_tokenization_spaces=False)
+    else:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(str(where))
+        except (OSError, ValueError) as error:
+            raise DataError(f"corpus.tokenizer is {where}, which is no tokenizer file or folder and could not be had from the hub") from error
+        if not isinstance(tokenizer, PreTrainedTokenizerFast):
+            raise DataError(f"corpus.tokenizer is {where}, a tokenizer without a tokenizer.json; convert it to a fast tokenizer first")
+    if tokenizer.eos_token_id is None:
+        vocabulary = tokenizer.get_vocab()
+        known = [token for token in _KNOWN_ENDS if token in vocabulary]
+        if not known:
+            raise DataError(f"corpus.tokenizer is {where}, which has no end-of-text token; give it an eos_token")
+        tokenizer.eos_token = known[0]
+    return tokenizer
+
+
+def tokenizer_fingerprint(settings: TokenizerSettings) -> str:
+    """What the tokenizer depends on: the content of a local file, or its name or training settings."""
+    if settings.path is None:
+        return f"trained {settings.vocabulary}"
+    path = Path(settings.path)
+    file = path / "tokenizer.json" if path.is_dir() else path
+    return file_fingerprint(file) if file.is_file() else settings.path
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[list[int]]:
+    """Token ids of each text: nothing is added, and a text that spells a special token does not become it."""
+    bare = tokenizer.backend_tokenizer
+    bare.encode_special_tokens = True
+    return [encoding.ids for encoding in bare.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def encode_with_offsets(tokenizer: PreTrainedTokenizerFast, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    """Token ids of a text and the characters [start, end) that each covers."""
+    bare = tokenizer.backend_tokenizer
+    bare.encode_special_tokens = True
+    encoding = bare.encode(text, add_special_tokens=False)
+    return encoding.ids, encoding.offsets

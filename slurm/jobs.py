@@ -1,0 +1,279 @@
+"""The jobs of an experiment: corpus -> plan -> train -> eval -> report. What each depends on, and whether it is done.
+
+The one place that puts the parts together. A job's fingerprint covers its own result settings, its inputs' fingerprints and a
+format version; a job whose record carries the same fingerprint and whose outputs are there is not done again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import yaml
+
+from configs.errors import DataError, ImprintError, RecipeError
+from configs.layout import (
+    ASSIGNMENT,
+    ITEMS,
+    PLAN,
+    TEXTS,
+    CheckpointInfo,
+    Lock,
+    RunLayout,
+    atomic_file,
+    fingerprint,
+    read_json,
+    read_table,
+    write_json,
+    write_table,
+)
+from configs.recipe import differences, result_settings, save_recipe
+from configs.schema import Recipe
+
+PLAN_FORMAT, TRAIN_FORMAT, EVAL_FORMAT, REPORT_FORMAT = 1, 1, 1, 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job: what it depends on (`fingerprint`), what it makes (`outputs`), and how."""
+
+    name: str
+    fingerprint: str
+    outputs: list[Path]
+    work: Callable[[], None]
+    record: Path = field(default=Path())
+
+    def missing(self) -> str | None:
+        """Why the job has to be done, or None where it is done."""
+        if not self.record.exists():
+            return "not done yet"
+        if read_json(self.record)["fingerprint"] != self.fingerprint:
+            return "its settings or inputs have changed"
+        absent = [path.name for path in self.outputs if not path.exists()]
+        return f"{absent[0]} is missing" if absent else None
+
+
+class Experiment:
+    """A recipe's jobs on one machine."""
+
+    def __init__(self, recipe: Recipe):
+        self.recipe = recipe
+        self.run = RunLayout(Path(recipe.runs) / recipe.name)
+        self.cache = Path(recipe.cache)
+
+    # -------------------------------------------------------------------------------------------- fingerprints
+
+    @cached_property
+    def corpus_fingerprint(self) -> str:
+        from inject.corpus import corpus_fingerprint
+
+        return corpus_fingerprint(self.recipe.corpus, self.recipe.seed_for("items"))
+
+    @cached_property
+    def plan_fingerprint(self) -> str:
+        recipe, train = self.recipe, self.recipe.train
+        seeds = [recipe.seed_for(purpose) for purpose in ("items", "assignment", "placement")]
+        shape = [train.steps, train.global_batch, train.sequence_length, recipe.corpus.epochs]
+        settings = [result_settings(recipe.insert), result_settings(recipe.design)]
+        return fingerprint(["plan", PLAN_FORMAT, self.corpus_fingerprint, settings, seeds, shape])
+
+    def train_fingerprint(self, model: str) -> str:
+        recipe = self.recipe
+        settings = result_settings(recipe.train)
+        settings.pop("models")
+        seeds = [recipe.seed_for("order"), recipe.seed_for("init")]
+        plan = self.plan_fingerprint if model != "standard" else None
+        return fingerprint(["train", TRAIN_FORMAT, model, result_settings(recipe.model), settings, seeds, self.corpus_fingerprint, plan])
+
+    def eval_fingerprint(self, model: str) -> str:
+        settings = result_settings(self.recipe.eval)
+        return fingerprint(["eval", EVAL_FORMAT, settings, self.train_fingerprint(model), self.plan_fingerprint])
+
+    # -------------------------------------------------------------------------------------------- jobs
+
+    def jobs(self) -> list[Job]:
+        """All jobs in an order in which they can be done."""
+        run, models = self.run, self.recipe.train.models
+        corpus = self.cache / self.corpus_fingerprint
+        tables = [run.items, run.texts, run.assignment, run.plan, run.balance]
+        jobs = [
+            Job("corpus", self.corpus_fingerprint, [corpus / "meta.json"], self.make_corpus),
+            Job("plan", self.plan_fingerprint, tables, self.make_plan),
+        ]
+        for model in models:
+            last = run.model(model).checkpoint(self.recipe.train.steps) / "imprint.json"
+            jobs.append(Job(f"train-{model}", self.train_fingerprint(model), [last], lambda model=model: self.train(model)))
+        for model in models:
+            scores = run.model(model).scores
+            outputs = [scores / "scores.parquet", scores / "effects.parquet"]
+            jobs.append(Job(f"eval-{model}", self.eval_fingerprint(model), outputs, lambda model=model: self.evaluate(model)))
+        reported = fingerprint(["report", REPORT_FORMAT, [self.eval_fingerprint(model) for model in models]])
+        jobs.append(Job("report", reported, [run.report / "index.html", run.report / "findings.json"], self.report))
+        return [Job(job.name, job.fingerprint, job.outputs, job.work, run.job(job.name)) for job in jobs]
+
+    def execute(self, stage: str | None = None) -> None:
+        """Do what is missing, of all jobs or of one stage (corpus, plan, train, eval or report) and what it needs.
+
+        Raises RecipeError where the run holds checkpoints made with other settings.
+        """
+        self.refuse_other_settings()
+        try:
+            self.run.root.mkdir(parents=True, exist_ok=True)
+            self.cache.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ImprintError(f"{error.filename} can't be written ({error.strerror}); choose other folders with runs= and cache=") from error
+        with Lock(self.run.root):
+            with atomic_file(self.run.config) as temporary:
+                save_recipe(self.recipe, temporary)
+            for job in self.upto(stage):
+                self._do(job)
+
+    def upto(self, stage: str | None) -> list[Job]:
+        """The jobs of a stage and of those before it; all jobs without one."""
+        jobs = self.jobs()
+        if stage is None:
+            return jobs
+        last = max(i for i, job in enumerate(jobs) if job.name.split("-")[0] == stage)
+        return jobs[: last + 1]
+
+    def _do(self, job: Job) -> None:
+        reason = job.missing()
+        if reason is None:
+            print(f"{job.name}: done before", flush=True)
+            return
+        print(f"{job.name}: {reason}", flush=True)
+        start = time.monotonic()
+        job.work()
+        seconds = time.monotonic() - start
+        write_json(job.record, {"fingerprint": job.fingerprint, "seconds": round(seconds, 1), "outputs": [str(path) for path in job.outputs]})
+
+    def refuse_other_settings(self) -> None:
+        """Nothing trained is overwritten: a run whose checkpoints were made with other settings is another run."""
+        for model in self.run.models():
+            layout = self.run.model(model)
+            steps = layout.checkpoints()
+            if not steps or model not in self.recipe.train.models:
+                continue
+            if CheckpointInfo.read(layout.checkpoint(steps[-1])).config == self.train_fingerprint(model):
+                continue
+            saved = yaml.safe_load(self.run.config.read_text()) if self.run.config.exists() else {}
+            keys = [key for key in differences(_kept(saved), _kept(asdict(self.recipe))) if not key.startswith("eval")]
+            raise RecipeError(
+                f"{self.run.root} holds checkpoints of {model} made with other settings ({', '.join(keys) or 'or from other files'}); "
+                f"nothing trained is overwritten: give this run a name of its own, as name={self.recipe.name}-2"
+            )
+
+    # -------------------------------------------------------------------------------------------- work
+
+    def make_corpus(self) -> None:
+        from inject.corpus import build_corpus
+
+        folder = self.cache / self.corpus_fingerprint
+        if not (folder / "meta.json").exists():
+            build_corpus(self.recipe.corpus, self.recipe.seed_for("items"), folder, self.corpus_fingerprint)
+
+    @cached_property
+    def corpus(self) -> Any:
+        from inject.corpus import Corpus
+
+        return Corpus(self.cache / self.corpus_fingerprint)
+
+    def make_plan(self) -> None:
+        from inject.design import assign, balance
+        from inject.items.make import make_items
+        from inject.items.texts import tokenize_texts
+        from inject.plan import make_plan
+        from inject.stream import check_length
+
+        recipe, train, run = self.recipe, self.recipe.train, self.run
+        check_length(self.corpus, train.sequence_length, train.steps, train.global_batch, recipe.corpus.epochs)
+        items = make_items(recipe.insert, recipe.seed_for("items"))
+        texts = tokenize_texts(items, self.corpus.tokenizer, train.sequence_length)
+        assignment = assign(items, recipe.design, recipe.seed_for("assignment"))
+        lengths: dict[str, list[tuple[str, int]]] = {item.item_id: [] for item in items}
+        for text in texts:
+            lengths[text["item_id"]].append((text["variant"], len(text["tokens"])))
+        strata = [item.stratum for item in items]
+        plan = make_plan(assignment, strata, lengths, train.steps, train.global_batch, train.sequence_length, recipe.seed_for("placement"))
+        balanced = balance(items, assignment, {item: fmean(n for _, n in variants) for item, variants in lengths.items()})
+
+        corpus_link = run.corpus
+        corpus_link.unlink(missing_ok=True)
+        corpus_link.symlink_to((self.cache / self.corpus_fingerprint).resolve())
+        write_table(run.items, [{**asdict(item), "fields": json.dumps(item.fields, ensure_ascii=False)} for item in items], ITEMS)
+        write_table(run.texts, texts, TEXTS)
+        write_table(run.assignment, assignment, ASSIGNMENT)
+        write_table(run.plan, plan, PLAN)
+        _write_csv(run.balance, balanced)
+        tokens = sum(plan["length"].to_pylist())
+        share = tokens / (train.steps * train.global_batch * (train.sequence_length + 1))
+        print(f"  {len(items):,} items, {plan.num_rows:,} occurrences, {tokens:,} tokens: {share:.1%} of training", flush=True)
+
+    def stream(self, model: str) -> Any:
+        """The training stream of a model: with the plan's overlay, or for `standard` without."""
+        from inject.stream import Overlay, Stream
+
+        overlay = None
+        if model != "standard":
+            overlay = Overlay.from_tables(read_table(self.run.plan), read_table(self.run.texts), self.corpus.end_of_text)
+        return Stream(self.corpus, self.recipe.seed_for("order"), self.recipe.train.sequence_length, overlay)
+
+    def train(self, model: str) -> None:
+        from inject.stream import check_length
+        from train.loop import Trajectory, train
+
+        settings = self.recipe.train
+        check_length(self.corpus, settings.sequence_length, settings.steps, settings.global_batch, self.recipe.corpus.epochs)
+        trajectory = Trajectory(
+            model,
+            self.recipe.model,
+            settings,
+            self.stream(model),
+            self.corpus.tokenizer,
+            self.recipe.seed_for("init"),
+            corpus=self.corpus_fingerprint,
+            plan=self.plan_fingerprint if model != "standard" else "",
+            config=self.train_fingerprint(model),
+        )
+        train(trajectory, self.run.model(model), self.cache)
+
+    def evaluate(self, model: str) -> None:
+        from eval.evaluation import Evaluation, evaluate
+
+        run = self.run
+        tables = (read_table(path) for path in (run.items, run.texts, run.assignment, run.plan))
+        evaluation = Evaluation(self.recipe.eval, *tables, self.corpus.tokenizer)
+        evaluate(evaluation, run.model(model), self.recipe.train.global_batch, self.recipe.seed_for("assignment"))
+
+    def report(self) -> None:
+        import pandas as pd
+
+        from eval.findings import findings
+        from eval.report import write_report
+
+        effects = [read_table(self.run.model(model).scores / "effects.parquet").to_pandas() for model in self.recipe.train.models]
+        write_report(self.run, self.recipe, findings(pd.concat(effects), self.recipe, self.recipe.train.models[0]))
+
+    def findings(self) -> list[dict[str, Any]]:
+        path = self.run.report / "findings.json"
+        if not path.exists():
+            raise DataError(f"{path} does not exist; imprint run makes it")
+        return read_json(path)
+
+
+def _kept(settings: Any) -> dict[str, Any]:
+    """The part of a resolved configuration that training depends on."""
+    return {key: value for key, value in (settings or {}).items() if key in ("seed", "seeds", "corpus", "insert", "design", "model", "train")}
+
+
+def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    import pandas as pd
+
+    with atomic_file(path) as temporary:
+        pd.DataFrame(rows).to_csv(temporary, index=False)

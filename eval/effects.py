@@ -40,9 +40,10 @@ def _join(scores: pd.DataFrame, items: pd.DataFrame, assignment: pd.DataFrame, s
     `secret_extracted` repeats `extracted` for the probes whose target has at least `secret_bits` given its prompt.
     """
     joined = scores.merge(items[["item_id", "kind", "stratum"]], on="item_id").merge(assignment[["item_id", "group", "arm"]], on="item_id")
-    secrets = {(item, p["probe_id"]) for item, probes in zip(items["item_id"], items["probes"], strict=True) for p in probes if p["bits"] >= secret_bits}
-    is_secret = np.asarray([key in secrets for key in zip(joined["item_id"], joined["probe_id"], strict=True)], bool)
-    joined = pd.concat([joined, joined[(joined["metric"] == "extracted") & is_secret].assign(metric="secret_extracted")], ignore_index=True)
+    bits = {(item, probe["probe_id"]): probe["bits"] for item, probes in zip(items["item_id"], items["probes"], strict=True) for probe in probes}
+    joined["bits"] = [bits.get(key, 0.0) for key in zip(joined["item_id"], joined["probe_id"], strict=True)]
+    secrets = joined[(joined["metric"] == "extracted") & (joined["bits"] >= secret_bits)]
+    joined = pd.concat([joined, secrets.assign(metric="secret_extracted")], ignore_index=True)
     cell = ["model", "step", "metric", "stratum", "probe_id"]
     twins = joined[joined["arm"] == HELD_OUT].groupby(cell)["value"].mean().rename("twins")
     joined = joined.merge(twins, left_on=cell, right_index=True, how="left")
@@ -61,7 +62,8 @@ def _contrasts(metric: str, part: pd.DataFrame, resamples: int, seed: int) -> It
             if arm != HELD_OUT and twins is not None and (exposed := chosen[chosen["exposures"] > 0]).size:
                 yield "auc", arm, _auc(exposed, twins)
         else:
-            yield "mean", arm, mean(chosen["value"], chosen["group"])
+            bounds = (0.0, chosen["bits"].max()) if metric == "exposure" else (-np.inf, 0.0)
+            yield "mean", arm, mean(chosen["value"], chosen["group"], bounds=bounds)
             if metric == "log_prob" and arm != HELD_OUT and twins is not None:
                 yield "gain", arm, mean_difference(chosen["gain"], chosen["group"], twins["gain"], twins["group"])
     if metric == "log_prob" and twins is not None and part["exposures"].max() > 0:

@@ -1,23 +1,21 @@
 """The figures of a report: tables in, one Altair chart out, or None where the run measured nothing of the kind.
 
-Colours are CSS variables (`var(--ink)`), so that a chart within a page follows its light or dark theme; `standalone` puts
-plain colours in their place for a file of its own.
+Colours are names of CSS variables (`var(--ink)`), so that a chart within a page follows its light or dark theme.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import altair as alt
 import numpy as np
 import pandas as pd
-import vl_convert
 
 from eval.statistics import roc_curve
+
+Chart: TypeAlias = alt.LayerChart | alt.FacetChart
 
 COLOURS = {  # name: (on light paper, on dark paper)
     "paper": ("#ffffff", "#17191c"),
@@ -43,13 +41,11 @@ COLOURS = {  # name: (on light paper, on dark paper)
     "hue-4": ("#a57c00", "#e8c14a"),
 }
 RAMP, HUES = 9, 5  # colours of either kind
-KINDS = ["canary", "pii", "factoid", "testset", "secrets"]  # "secrets": targets of any kind with at least eval.secret_bits
+KINDS = ["canary", "pii", "factoid", "testset"]
 ATTACKS = ["loss", "zlib", "min_k"]
-SVG_WIDTH = 680
 HAS_INTERVAL = "isValid(datum.low) && isValid(datum.high)"  # an infinite end, of too few groups, is none in JSON
 MOST_BANDS = 3  # bands of more arms hide one another
 MOST_POINTS = 500  # of one curve; more cannot be told apart on a screen
-VEGALITE = alt.SCHEMA_VERSION.removeprefix("v").rpartition(".")[0]  # vl_convert names versions without the patch
 
 
 @dataclass(frozen=True)
@@ -83,7 +79,7 @@ class Measured:
     def exposures(self) -> pd.DataFrame:
         """Mean copies consumed so far: `arm, step, exposures`."""
         scores = self.scores.merge(self.assignment[["item_id", "arm"]], on="item_id")
-        return scores.groupby(["arm", "step"], as_index=False).exposures.mean()
+        return scores.groupby(["arm", "step"], as_index=False).agg({"exposures": "mean"})
 
     def last_scores(self, metric: str) -> pd.DataFrame:
         """Scores of a metric at its last checkpoint, with each item's stratum, group and arm."""
@@ -99,32 +95,32 @@ class Measured:
 # ------------------------------------------------------------------------------------------------ figures
 
 
-def loss(metrics: pd.DataFrame) -> alt.LayerChart | None:
-    """Training loss of every model (`model, step, loss, tokens, learning_rate`), in nats per token."""
+def loss(metrics: pd.DataFrame) -> Chart | None:
+    """Training loss of every model (`model, step, loss, learning_rate`), in nats per token."""
     if metrics.empty:
         return None
     data = pd.concat(thin(rows.sort_values("step")) for _, rows in metrics.groupby("model"))
     models = sorted(data.model.unique())
     colour = alt.Color("model:N", scale=hues(models), legend=legend(None) if len(models) > 1 else None)
     base = alt.Chart(data).encode(step_axis(), alt.Y("loss:Q", title="Loss, nats per token", scale=alt.Scale(zero=False)), colour)
-    tooltip = [step_tooltip(), alt.Tooltip("loss:Q", format=".3f"), alt.Tooltip("tokens:Q", format=","), alt.Tooltip("learning_rate:Q")]
-    lines = base.mark_line(strokeWidth=1.5)
-    return alt.layer(lines, base.mark_point(size=80, opacity=0).encode(tooltip=["model:N", *tooltip]))
+    tooltip = ["model:N", step_tooltip(), alt.Tooltip("loss:Q", format=".3f"), alt.Tooltip("learning_rate:Q", format=".2e")]
+    return alt.layer(base.mark_line(strokeWidth=1.5), base.mark_circle(size=80, opacity=0).encode(tooltip=tooltip))
 
 
-def extraction(measured: Measured) -> alt.LayerChart | None:
+def extraction(measured: Measured) -> Chart | None:
     """Extraction rate at the last checkpoint against copies, a line a kind; named arms as diamonds off the line."""
-    rows = measured.effect("extracted", "rate", last=True)
-    kinds = [kind for kind in KINDS if kind in set(rows.kind)]
+    secrets = measured.effect("secret_extracted", "rate", last=True)
+    secrets = secrets[secrets.kind == "all"].assign(kind="secrets")  # of any kind, with at least eval.secret_bits
+    rows = pd.concat([measured.effect("extracted", "rate", last=True), secrets])
+    kinds = [kind for kind in [*KINDS, "secrets"] if (rows.kind == kind).any()]
     rows = rows[rows.kind.isin(kinds)]
     if rows.empty:
         return None
     aside = 0.07 * (rows.kind.map(kinds.index) - (len(kinds) - 1) / 2)  # so that intervals do not hide one another
     rows = rows.assign(x=np.log2(1 + rows.copies) + aside + 0.45 * rows.named)
     colour = alt.Color("kind:N", scale=hues(kinds), legend=legend(None))
-    base = alt.Chart(rows).encode(
-        copies_axis(measured.curve), alt.Y("value:Q", title="Extracted", axis=percent_axis(), scale=alt.Scale(domain=[0, 1])), colour
-    )
+    y = alt.Y("value:Q", title="Extracted", axis=percent_axis(), scale=alt.Scale(domain=[0, 1]))
+    base = alt.Chart(rows).encode(copies_axis(measured.curve), y, colour)
     points = base.mark_point(filled=True, opacity=1, size=55).encode(
         shape=alt.Shape("named:N", scale=alt.Scale(domain=[False, True], range=["circle", "diamond"]), legend=None),
         tooltip=["kind:N", "arm:N", alt.Tooltip("value:Q", title="extracted", format=".0%"), *interval_tooltip(".0%")],
@@ -132,7 +128,7 @@ def extraction(measured: Measured) -> alt.LayerChart | None:
     return alt.layer(interval_rules(base), base.transform_filter("!datum.named").mark_line(), points)
 
 
-def gain(measured: Measured) -> alt.LayerChart | None:
+def gain(measured: Measured) -> Chart | None:
     """Log-probability of targets less that of held-out twins, at every checkpoint."""
     rows = measured.effect("log_prob", "gain")
     treated = measured.treated
@@ -142,7 +138,7 @@ def gain(measured: Measured) -> alt.LayerChart | None:
     return over_training(rows, arm_scale(measured.arms, treated.arm), "Gain, nats per token", ".2f", (0, "held-out"), choice="kind")
 
 
-def exposure(measured: Measured) -> alt.LayerChart | None:
+def exposure(measured: Measured) -> Chart | None:
     """Exposure of each canary at the last checkpoint, arm means, and the most that the randomness space allows."""
     canaries = measured.last_scores("exposure")
     if canaries.empty:
@@ -151,7 +147,8 @@ def exposure(measured: Measured) -> alt.LayerChart | None:
     means = means[means.kind == "canary"]
     most = sorted({round(float(probe["bits"]), 2) for probe in measured.probes("canary") if probe["bits"]})
     canaries, means = (rows.assign(x=np.log2(1 + rows.copies) + 0.45 * rows.named) for rows in (canaries, means))
-    y = alt.Y("value:Q", title="Exposure, bits", scale=alt.Scale(domain=[0, max([*most, canaries.value.max()]) * 1.06], nice=False, clamp=True))
+    scale = alt.Scale(domain=[0, max([*most, canaries.value.max()]) * 1.06], nice=False, clamp=True)  # intervals may reach beyond
+    y = alt.Y("value:Q", title="Exposure, bits", scale=scale)
     colour = alt.Color("arm:N", scale=arm_scale(measured.arms, measured.arms.arm), legend=None)
     each = alt.Chart(canaries).mark_circle(size=34, opacity=0.35).encode(copies_axis(measured.curve), y, colour)
     mean = alt.Chart(means).encode(copies_axis(measured.curve), y, colour)
@@ -164,7 +161,7 @@ def exposure(measured: Measured) -> alt.LayerChart | None:
     return alt.layer(*labels, each.encode(tooltip=tooltip), interval_rules(mean), dashes, names)
 
 
-def roc(measured: Measured) -> alt.LayerChart | None:
+def roc(measured: Measured) -> Chart | None:
     """ROC curves of each attack at the last checkpoint: members of the most- and of the least-copied arm against held-out texts.
 
     Axes are logarithmic (Carlini et al. 2022, arXiv:2112.03570) where there are enough held-out texts to look at low rates.
@@ -192,23 +189,24 @@ def roc(measured: Measured) -> alt.LayerChart | None:
     dashes = alt.Scale(domain=ATTACKS, range=[[1, 0], [6, 3], [2, 2]])
     dash = alt.StrokeDash("metric:N", scale=dashes, legend=legend("Score", symbolStrokeColor=var("ink")))
     tooltip = ["metric:N", "arm:N", alt.Tooltip("fpr:Q", format=".1%"), alt.Tooltip("tpr:Q", format=".1%")]
-    lines = alt.Chart(data.assign(fpr=data.fpr.clip(lower=low), tpr=data.tpr.clip(lower=low))).encode(x, y, colour, dash, order="order:Q")
+    data = data.assign(fpr=data.fpr.clip(lower=low), tpr=data.tpr.clip(lower=low))
+    lines = alt.Chart(data).encode(x, y, colour, dash, order="order:Q")
     return alt.layer(
         guessing.mark_line(color=var("muted"), strokeDash=[2, 3], strokeWidth=1),
         lines.mark_line(interpolate="step-after").encode(tooltip=tooltip),
     )
 
 
-def auc(measured: Measured) -> alt.LayerChart | None:
-    """AUC of membership inference at every checkpoint, an arm against held-out texts; of all kinds, where that was measured."""
+def auc(measured: Measured) -> Chart | None:
+    """AUC of membership inference at every checkpoint, an arm's texts seen so far against held-out texts."""
     rows, treated = measured.effect(ATTACKS, "auc"), measured.treated
-    rows = rows[rows.arm.isin(treated.arm) & ((rows.kind == "all") | ~(rows.kind == "all").any())]
+    rows = rows[rows.arm.isin(treated.arm) & (rows.kind == "all")]
     if rows.empty:
         return None
     return over_training(rows, arm_scale(measured.arms, treated.arm), "AUC", ".2f", (0.5, "guessing"), choice="metric")
 
 
-def forgetting(measured: Measured) -> alt.LayerChart | None:
+def forgetting(measured: Measured) -> Chart | None:
     """Gain of named arms with a window of their own, beside the arm of equal copies over the whole run; windows are shaded."""
     treated = measured.treated
     spans_run = (treated.window_start == 0) & (treated.window_end == 1)
@@ -226,7 +224,7 @@ def forgetting(measured: Measured) -> alt.LayerChart | None:
     return alt.layer(shade, lines)
 
 
-def accuracy(measured: Measured) -> alt.LayerChart | None:
+def accuracy(measured: Measured) -> Chart | None:
     """Multiple-choice accuracy at every checkpoint; chance is one in the number of candidates."""
     rows = measured.effect("correct", "rate")
     rows = rows[rows.kind == "testset"]
@@ -242,38 +240,40 @@ def accuracy(measured: Measured) -> alt.LayerChart | None:
 
 def over_training(
     rows: pd.DataFrame, scale: alt.Scale, title: str, form: str, rule: tuple[float, str] | None, choice: str | None = None
-) -> alt.LayerChart:
+) -> Chart:
     """A line an arm over steps; points grow with the copies seen so far, bars are the intervals of the last checkpoint.
 
     `rule` is the value that means nothing was learned, and its name. A click in the legend singles out an arm and shows its
     intervals as a band; where the column `choice` takes several values, a menu chooses among them.
     """
     options = [name for name in ["all", *KINDS, *ATTACKS] if choice and (rows[choice] == name).any()]
-    clicked = alt.selection_point(fields=["arm"], bind="legend")
-    percentage = form.endswith("%")
-    axis = percent_axis() if percentage else alt.Axis(format="~f", tickCount=6)
-    y = alt.Y("value:Q", title=title, axis=axis, scale=alt.Scale(domain=[0, 1]) if percentage else alt.Scale(zero=False))
     last = rows.step.max()
-    aside = (1 + rows.arm.map(list(scale.domain).index)) * 0.009 * last  # so that intervals do not hide one another
+    aside = 0.009 * last * (1 + rows.arm.map(list(scale.domain).index))  # so that intervals do not hide one another
     columns = ["arm", "step", "exposures", "value", "low", "high", "n", *([choice] if choice else [])]
-    base = alt.Chart(rows[columns].assign(end=last + aside)).encode(
-        step_axis(), y, alt.Color("arm:N", scale=scale, legend=legend(None))
-    )  # fmt: skip
+    y = {"axis": alt.Axis(format="~f", tickCount=6), "scale": alt.Scale(zero=False)}
+    if form.endswith("%"):
+        y = {"axis": percent_axis(), "scale": alt.Scale(domain=[0, 1])}
+    base = alt.Chart(rows[columns].assign(end=last + aside))
+    base = base.encode(step_axis(), alt.Y("value:Q", title=title, **y), alt.Color("arm:N", scale=scale, legend=legend(None)))
     if len(options) > 1:
         base = base.transform_filter(f"datum.{choice} == chosen")
-    banded = alt.when(clicked, empty=rows.arm.nunique() <= MOST_BANDS)
-    band = base.transform_filter(HAS_INTERVAL).mark_area().encode(
-        alt.Y("low:Q"), alt.Y2("high:Q"), opacity=banded.then(alt.value(0.1)).otherwise(alt.value(0))
-    )  # fmt: skip
+
+    clicked = alt.selection_point(fields=["arm"], bind="legend")
     faded = alt.when(clicked).then(alt.value(1)).otherwise(alt.value(0.12))
-    ends = interval_rules(base.transform_filter(f"datum.step == {last}")).encode(alt.X("end:Q"))
+    banded = alt.when(clicked, empty=rows.arm.nunique() <= MOST_BANDS).then(alt.value(0.1)).otherwise(alt.value(0))
     size = alt.Size("exposures:Q", scale=alt.Scale(type="symlog", domainMin=0, range=[14, 110]), legend=None)
     tooltip = ["arm:N", step_tooltip(), alt.Tooltip("exposures:Q", title="copies so far", format=".3~g")]
     tooltip += [alt.Tooltip("value:Q", title=title, format=form), *interval_tooltip(form)]
-    points = base.mark_circle().encode(size=size, opacity=faded, tooltip=tooltip)
-    chart = alt.layer(band, base.mark_line().encode(opacity=faded).add_params(clicked), ends, points, *([reference(*rule)] if rule else []))
-    menu = alt.param(name="chosen", bind=alt.binding_select(options=options, name=f"{choice} "), value=options[0] if options else None)
-    return chart.add_params(menu) if len(options) > 1 else chart
+    chart = alt.layer(
+        base.transform_filter(HAS_INTERVAL).mark_area().encode(alt.Y("low:Q"), alt.Y2("high:Q"), opacity=banded),
+        base.mark_line().encode(opacity=faded).add_params(clicked),
+        interval_rules(base.transform_filter(f"datum.step == {last}")).encode(alt.X("end:Q")),
+        base.mark_circle().encode(size=size, opacity=faded, tooltip=tooltip),
+        *([reference(*rule)] if rule else []),
+    )
+    if len(options) < 2:
+        return chart
+    return chart.add_params(alt.param("chosen", bind=alt.binding_select(options=options, name=f"{choice} "), value=options[0]))
 
 
 def among_held_out(scores: pd.DataFrame) -> pd.DataFrame:
@@ -281,7 +281,8 @@ def among_held_out(scores: pd.DataFrame) -> pd.DataFrame:
 
     Pooled, these percentiles make the covariate-adjusted ROC curve (Janes & Pepe 2009, Biometrika 96:371).
     """
-    groups = scores.groupby(["stratum", "group", "arm", "copies"], as_index=False).value.mean()
+    scores = scores[(scores.copies == 0) | (scores.exposures > 0)]  # an item not seen yet is no member
+    groups = scores.groupby(["stratum", "group", "arm", "copies"], as_index=False).agg({"value": "mean"})
 
     def percentile(rows: pd.DataFrame) -> pd.Series:
         held_out = np.sort(rows.value[rows.copies == 0])
@@ -306,18 +307,19 @@ def thin(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def interval_rules(base: alt.Chart) -> alt.Chart:
-    return base.transform_filter(HAS_INTERVAL).mark_rule(strokeWidth=1.5, opacity=0.55).encode(
-        alt.Y("low:Q"), alt.Y2("high:Q")
-    )  # fmt: skip
+    rules = base.transform_filter(HAS_INTERVAL).mark_rule(strokeWidth=1.25, opacity=0.7)
+    return rules.encode(alt.Y("low:Q"), alt.Y2("high:Q"))
 
 
-def reference(value: float, name: str, end: Literal["left", "right"] = "right") -> alt.LayerChart:
+def reference(value: float, name: str, end: Literal["left", "right"] = "right") -> Chart:
     """A dashed horizontal line with its name below one end, legible on whatever lies there."""
     base = alt.Chart(pd.DataFrame({"value": [value], "name": [name]})).encode(alt.Y("value:Q"))
-    place = base.encode(x=alt.value("width" if end == "right" else 0), text="name:N")
-    style = {"align": end, "baseline": "top", "dy": 5}
-    halo = place.mark_text(**style, color=var("paper"), stroke=var("paper"), strokeWidth=4)
-    return alt.layer(base.mark_rule(color=var("muted"), strokeDash=[4, 3]), halo, place.mark_text(**style, color=var("muted")))
+
+    def label(colour: str, halo: float) -> alt.Chart:
+        text = base.mark_text(align=end, baseline="top", dy=5, color=colour, stroke=colour, strokeWidth=halo)
+        return text.encode(x=alt.value("width" if end == "right" else 0), text="name:N")
+
+    return alt.layer(base.mark_rule(color=var("muted"), strokeDash=[4, 3]), label(var("paper"), 4), label(var("muted"), 0))
 
 
 def step_axis() -> alt.X:
@@ -368,42 +370,3 @@ def arm_scale(arms: pd.DataFrame, shown: Iterable[str]) -> alt.Scale:
 def var(name: str) -> str:
     """A named colour, as CSS sees it."""
     return f"var(--{name})"
-
-
-# ------------------------------------------------------------------------------------------------ specifications
-
-TEXT = {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "titleColor": var("muted")}
-CONFIG = {
-    "background": var("paper"),
-    "font": "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif",
-    "axis": {**TEXT, "labelColor": var("muted"), "labelPadding": 5, "tickSize": 4}
-    | {part: var("grid") for part in ("domainColor", "tickColor", "gridColor")},
-    # The title stands above the axis, where it can be read without turning the head and takes no width on a phone.
-    "axisY": {"titleAngle": 0, "titleAlign": "left", "titleBaseline": "bottom", "titleX": 0, "titleY": -9, "domain": False, "ticks": False},
-    "legend": {**TEXT, "labelColor": var("ink"), "offset": 30, "columnPadding": 14, "symbolOpacity": 1},
-    "line": {"strokeWidth": 2},
-    "text": {"fontSize": 11},
-    "view": {"stroke": None},
-}
-
-
-def specification(chart: alt.LayerChart, description: str) -> dict[str, Any]:
-    """The Vega-Lite specification of a chart that fills the width of its container."""
-    with alt.data_transformers.enable("default", max_rows=None):
-        return {**chart.to_dict(), "width": "container", "height": 300, "description": description, "config": CONFIG}
-
-
-def svg(spec: dict[str, Any]) -> str:
-    """A specification drawn as SVG, in the named colours of the page that will hold it."""
-    return vl_convert.vegalite_to_svg({**spec, "width": SVG_WIDTH}, vl_version=VEGALITE)
-
-
-def standalone(svg: str) -> str:
-    """An SVG with plain colours, those of light paper, for a file of its own."""
-    return re.sub(r"var\(--([\w-]+)\)", lambda match: COLOURS[match[1]][0], svg)
-
-
-@cache
-def javascript() -> str:
-    """Vega, Vega-Lite and vega-embed as one script, to be put in a page once."""
-    return vl_convert.javascript_bundle(vl_version=VEGALITE)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from os.path import commonprefix
 from pathlib import Path
@@ -14,19 +16,20 @@ from typing import Any
 import altair as alt
 import pandas as pd
 import pyarrow as pa
+import vl_convert
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from safetensors import safe_open
 
 from configs.layout import ASSIGNMENT, EFFECTS, ITEMS, SCORES, RunLayout, atomic_file, read_json, read_table, write_json
 from configs.schema import Recipe
 from eval import figures
-from eval.figures import Measured
+from eval.figures import COLOURS, Chart, Measured, var
 from inject.design import arms as arms_of
 
 SHOWN_OF_A_KIND = 5  # best-memorized items on the page; memorized.csv has all
 PROMPT_CHARACTERS = 140  # of the end of a prompt on the page
 PACKAGES = ["imprint-testbed", "torch", "transformers", "tokenizers", "lightning", "numpy", "pandas", "altair"]
-PERCENTAGES = ["extracted", "correct"]
+PERCENTAGES = ["extracted", "secret_extracted", "correct"]
 UNITS = {"log_prob": "nats", "exposure": "bits"}
 CONTINUATIONS = pa.schema(
     [(name, pa.string()) for name in ("item_id", "probe_id", "kind", "arm", "prompt", "target", "continuation")]
@@ -34,69 +37,46 @@ CONTINUATIONS = pa.schema(
 )
 
 
-@dataclass(frozen=True)
-class Figure:
-    """A figure of one model: its name (also of its file), its heading, how to read it, and how to draw it."""
-
-    name: str
-    title: str
-    caption: str
-    draw: Callable[[Measured], alt.LayerChart | None]
-
-
-FIGURES = [
-    Figure(
-        "extraction",
-        "Extraction against copies",
-        "The share of targets that greedy decoding completes word for word at the last checkpoint, by how often their text was "
-        "inserted. At zero copies stands what a model says without having seen the text; a diamond is an arm with a window or "
-        "placement of its own.",
-        figures.extraction,
-    ),
-    Figure(
-        "gain",
-        "Log-probability gain during training",
-        "How much more probable the model finds the targets of an arm than those of held-out twins. A point grows with the copies "
-        "seen so far: an arm should leave zero with its first copies, not before.",
-        figures.gain,
-    ),
-    Figure(
-        "exposure",
-        "Exposure of canaries",
-        "Each dot is a canary, each bar the mean of its arm. At the dashed line the secret is the most probable of all that it "
-        "could have been; secrets never seen lie about 1.4 bits on average.",
-        figures.exposure,
-    ),
-    Figure(
-        "roc",
-        "Membership inference at the last checkpoint",
-        "The share of inserted texts that an attack finds (up) for a share of false alarms among held-out texts (right), with the "
-        "most and the fewest copies. The dotted diagonal is guessing.",
-        figures.roc,
-    ),
-    Figure(
-        "auc",
-        "Membership inference during training",
-        "The probability that an inserted text scores above a held-out one. Before its first copies an arm is a placebo and belongs "
-        "at 0.5.",
-        figures.auc,
-    ),
-    Figure(
-        "forgetting",
-        "Forgetting after the window",
-        "Arms of equally many copies: one saw them all within the shaded window, the other over the whole run. What the first loses "
-        "after its window is forgotten.",
-        figures.forgetting,
-    ),
-    Figure(
-        "accuracy",
-        "Multiple-choice accuracy",
-        "The share of questions whose right answer is the most probable candidate. What inserted questions are ahead of held-out "
-        "ones is contamination, not skill.",
-        figures.accuracy,
-    ),
-]
-LOSS = "The training loss of each logged step. Inserted texts are a part of what is trained on, so this is not a held-out loss."
+FIGURES: dict[str, Callable[[Measured], Chart | None]] = {  # of one model; report.html says how to read each
+    "extraction": figures.extraction,
+    "gain": figures.gain,
+    "exposure": figures.exposure,
+    "roc": figures.roc,
+    "auc": figures.auc,
+    "forgetting": figures.forgetting,
+    "accuracy": figures.accuracy,
+}
+TEXT = {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "titleColor": var("muted")}
+LINES = {"domainColor": var("grid"), "tickColor": var("grid"), "gridColor": var("grid"), "tickSize": 4, "labelPadding": 5}
+# Above the axis the title can be read without turning one's head, and takes no width on a phone.
+ABOVE = {
+    "titleAngle": 0,
+    "titleAlign": "left",
+    "titleBaseline": "bottom",
+    "titleX": 0,
+    "titleY": -9,
+    "domain": False,
+    "ticks": False,
+}
+STYLE = {  # of Vega-Lite
+    "background": var("paper"),
+    "font": "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif",
+    "axis": {**TEXT, **LINES, "labelColor": var("muted")},
+    "axisY": ABOVE,
+    "legend": {
+        **TEXT,
+        "labelColor": var("ink"),
+        "offset": 30,
+        "columnPadding": 14,
+        "symbolOpacity": 1,
+        "layout": {"top": {"margin": 28}},
+    },
+    "line": {"strokeWidth": 2},
+    "text": {"fontSize": 11},
+    "view": {"stroke": None},
+}
+SVG_WIDTH = 680
+VEGALITE = alt.SCHEMA_VERSION.removeprefix("v").rpartition(".")[0]  # vl_convert names versions without the patch
 
 
 def write_report(run: RunLayout, recipe: Recipe, findings: list[dict[str, Any]]) -> Path:
@@ -120,32 +100,33 @@ def write_report(run: RunLayout, recipe: Recipe, findings: list[dict[str, Any]])
     effects = pd.concat([EFFECTS.empty_table().to_pandas()] + [tables.effects for tables in measured.values()], ignore_index=True)
     continuations = {name: table(run.model(name).root / "continuations.parquet", CONTINUATIONS) for name in models}
     memorized = {name: rank_memorized(rows, items) for name, rows in continuations.items()}
-    sections = draw(metrics, measured)
-
-    panels = [panel for section in sections for panel in section["panels"]]
+    drawn = draw(metrics, measured)
+    panels = [panel for panels in drawn.values() for panel in panels]
     page = environment().get_template("report.html").render(
         recipe=recipe,
         summary=summary(run, recipe, metrics, measured),
         findings=findings,
-        design=design_table(arms, items, assignment, balance),
         strata=list(dict.fromkeys(items.stratum)),
-        sections=sections,
-        unmeasured=[figure.title.lower() for figure in FIGURES if figure.name not in {section["name"] for section in sections}],
+        design=design_table(arms, items, assignment, balance),
+        drawn=drawn,
+        unmeasured=[name for name in FIGURES if name not in drawn],
+        charts={panel.name: panel.specification for panel in panels},
         memorized={name: shown(rows) for name, rows in memorized.items() if len(rows)},
         metrics=set(effects.metric),
         configuration=run.config.read_text() if run.config.exists() else "",
         versions=versions(),
-        colours=figures.COLOURS,
-        charts={panel["name"]: panel["spec"] for panel in panels},
-        javascript=figures.javascript(),
+        colours=COLOURS,
+        javascript=javascript(),
     )  # fmt: skip
 
     write_json(run.report / "findings.json", findings)
     write_csv(run.report / "effects.csv", effects)
     write_csv(run.report / "balance.csv", balance)
-    write_csv(run.report / "memorized.csv", pd.concat([pd.DataFrame()] + [rows.assign(model=name) for name, rows in memorized.items()]))
+    write_csv(
+        run.report / "memorized.csv", pd.concat([pd.DataFrame()] + [rows.assign(model=name) for name, rows in memorized.items()])
+    )
     for panel in panels:
-        write_text(run.report / f"{panel['name']}.svg", figures.standalone(panel["svg"]))
+        write_text(run.report / f"{panel.name}.svg", plain(panel.svg))
     write_text(run.report / "index.html", page)
     return run.report / "index.html"
 
@@ -202,27 +183,28 @@ def arm_table(recipe: Recipe) -> pd.DataFrame:
     )
 
 
-def design_table(arms: pd.DataFrame, items: pd.DataFrame, assignment: pd.DataFrame, balance: pd.DataFrame) -> list[dict[str, Any]]:
+def design_table(
+    arms: pd.DataFrame, items: pd.DataFrame, assignment: pd.DataFrame, balance: pd.DataFrame
+) -> list[dict[Hashable, Any]]:
     """A row an arm, with the groups of each item set in it and their standardized mean difference of length."""
     members = items[["item_id", "stratum"]].merge(assignment[["item_id", "group", "arm"]], on="item_id")
-    groups = members.groupby(["arm", "stratum"]).group.nunique().to_dict()
-    smd = {(row.arm, row.stratum): row.smd for row in balance.itertuples()}
-    strata = dict.fromkeys(items.stratum)
-    rows = arms.to_dict("records")
-    return [
-        {**row, "sets": [{"groups": groups.get((row["arm"], s), 0), "smd": smd.get((row["arm"], s))} for s in strata]} for row in rows
-    ]
+    groups = members.groupby(["arm", "stratum"])["group"].nunique().to_dict()
+    smd = dict(zip(zip(balance.arm, balance.stratum, strict=True), balance.smd, strict=True))
+    strata = list(dict.fromkeys(items.stratum))
+    sets = [[{"groups": groups.get((arm, stratum), 0), "smd": smd.get((arm, stratum))} for stratum in strata] for arm in arms.arm]
+    return arms.assign(sets=sets).to_dict("records")
 
 
 def rank_memorized(continuations: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
     """Targets of inserted items, the best memorized first: the extracted ones, then by log-probability; `bits` is their entropy."""
-    probes = [(item.item_id, probe["probe_id"], probe["bits"]) for item in items.itertuples() for probe in item.probes]
+    pairs = zip(items.item_id, items.probes, strict=True)
+    probes = [(item, probe["probe_id"], probe["bits"]) for item, probes in pairs for probe in probes]
     bits = pd.DataFrame(probes, columns=["item_id", "probe_id", "bits"])
     inserted = continuations[continuations.exposures > 0].merge(bits, on=["item_id", "probe_id"], how="left")
     return inserted.sort_values(["extracted", "log_prob"], ascending=False, kind="stable", ignore_index=True)
 
 
-def shown(ranked: pd.DataFrame) -> list[dict[str, Any]]:
+def shown(ranked: pd.DataFrame) -> list[dict[Hashable, Any]]:
     """The first items of each kind, one target each, with the place where the continuation leaves the truth."""
     best = ranked.drop_duplicates("item_id").groupby("kind", sort=True).head(SHOWN_OF_A_KIND).sort_values("kind", kind="stable")
     return [{**row, **divergence(row["target"], row["continuation"])} for row in best.to_dict("records")]
@@ -234,7 +216,7 @@ def divergence(target: str, continuation: str) -> dict[str, str]:
     >>> divergence("4821", "4830.")
     {'same': '48', 'truth': '21', 'said': '30.', 'after': ''}
     """
-    same = commonprefix([target, continuation])
+    same = commonprefix([target, continuation])  # noqa: RUF071 - characters are meant
     rest = continuation[len(same) :]
     whole = same == target
     return {"same": same, "truth": target[len(same) :], "said": "" if whole else rest, "after": rest if whole else ""}
@@ -261,28 +243,50 @@ def summary(run: RunLayout, recipe: Recipe, metrics: pd.DataFrame, measured: dic
 # ------------------------------------------------------------------------------------------------ rendering
 
 
-def draw(metrics: pd.DataFrame, measured: dict[str, Measured]) -> list[dict[str, Any]]:
-    """The sections of figures, in order: each with a panel for every model that has something to show."""
-    drawn = [("loss", "Training loss", LOSS, {"": figures.loss(metrics)})]
-    drawn += [(f.name, f.title, f.caption, {name: f.draw(tables) for name, tables in measured.items()}) for f in FIGURES]
-    sections = []
-    for name, title, caption, charts in drawn:
-        panels = [draw_panel(name, model, chart, caption) for model, chart in charts.items() if chart is not None]
-        if panels:
-            sections.append({"name": name, "title": title, "caption": caption, "panels": panels})
-    return sections
+@dataclass(frozen=True)
+class Panel:
+    """A figure of one model (of all, if the name is empty) as a Vega-Lite specification and as SVG in the page's colours."""
+
+    name: str  # of its file
+    model: str
+    specification: dict[str, Any]
+    svg: str
 
 
-def draw_panel(figure: str, model: str, chart: alt.LayerChart, caption: str) -> dict[str, Any]:
-    spec = figures.specification(chart, caption)
-    name = f"{figure}-{model}" if model else figure
-    return {"name": name, "model": model, "spec": spec, "svg": figures.svg(spec)}
+def draw(metrics: pd.DataFrame, measured: dict[str, Measured]) -> dict[str, list[Panel]]:
+    """The panels of each figure, in order: one for every model that has something to show."""
+    loss = figures.loss(metrics)
+    drawn = {"loss": [render("loss", "", loss)]} if loss is not None else {}
+    for name, figure in FIGURES.items():
+        charts = {model: figure(tables) for model, tables in measured.items()}
+        panels = [render(f"{name}-{model}", model, chart) for model, chart in charts.items() if chart is not None]
+        drawn |= {name: panels} if panels else {}
+    return drawn
+
+
+def render(name: str, model: str, chart: Chart) -> Panel:
+    """A chart that fills the width of its container."""
+    with alt.data_transformers.enable("default", max_rows=None):
+        specification = chart.to_dict() | {"width": "container", "height": 300, "description": name, "config": STYLE}
+    svg = vl_convert.vegalite_to_svg(specification | {"width": SVG_WIDTH}, vl_version=VEGALITE)
+    return Panel(name, model, specification, svg)
+
+
+def plain(svg: str) -> str:
+    """An SVG with the colours of light paper instead of names, for a file of its own."""
+    return re.sub(r"var\(--([\w-]+)\)", lambda match: COLOURS[match[1]][0], svg)
+
+
+@cache
+def javascript() -> str:
+    """Vega, Vega-Lite and vega-embed as one script, to be put in a page once."""
+    return vl_convert.javascript_bundle(None, VEGALITE)
 
 
 def environment() -> Environment:
     """Templates of this folder; whatever a run says is escaped, and a name that the template misspells is an error."""
     made = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, lstrip_blocks=True
     )
     made.filters |= {"number": number, "quantity": quantity, "estimate": estimate, "tail": tail, "percent": percent}
     return made

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from configs.errors import DataError
 from configs.layout import CheckpointInfo, ModelLayout, atomic_folder, file_fingerprint
 from train.engine import Engine
 
@@ -43,11 +44,20 @@ def save_state(layout: ModelLayout, engine: Engine, info: CheckpointInfo) -> Non
         shutil.rmtree(old)
 
 
+def _inspect(folder: Path) -> tuple[CheckpointInfo | None, str]:
+    """What a folder says it holds, and the first of its files that is missing or not what was written."""
+    try:
+        info = CheckpointInfo.read(folder)
+    except (DataError, TypeError):
+        return None, "imprint.json"
+    return info, info.damaged(folder) or ""
+
+
 def newest_state(layout: ModelLayout) -> tuple[CheckpointInfo, dict[str, torch.Tensor], dict[str, torch.Tensor]] | None:
     """The newest intact state as (info, weights, moments); a damaged one is named, moved aside and passed over."""
     for folder in sorted(layout.states.glob("step-????????"), reverse=True):
-        info = CheckpointInfo.read(folder)
-        if damaged := info.damaged(folder):
+        info, damaged = _inspect(folder)
+        if info is None or damaged:
             print(f"  {folder / damaged} is damaged; going on from the state before it", flush=True)
             folder.rename(folder.with_name(f"damaged-{folder.name}"))
             continue

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch.nn.functional import cross_entropy
 
 
 def next_token_loss(model: torch.nn.Module, tokens: torch.Tensor, label_mask: torch.Tensor) -> torch.Tensor:
@@ -12,5 +13,26 @@ def next_token_loss(model: torch.nn.Module, tokens: torch.Tensor, label_mask: to
     `tokens` (n, S + 1) int64: inputs are all but the last, labels all but the first; `label_mask` (n, S) bool.
     """
     logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
-    labels = tokens[:, 1:].masked_fill(~label_mask, -100)
-    return cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum")
+    return CrossEntropySum.apply(logits.float().flatten(0, 1), tokens[:, 1:].flatten(), label_mask.flatten())  # type: ignore[no-any-return]
+
+
+class CrossEntropySum(torch.autograd.Function):
+    """Cross-entropy summed over the labels where a mask is true, from fp32 logits (n, V), labels (n,) and mask (n,).
+
+    Keeps one (n, V) array and turns it into the gradient, softmax minus one-hot, in place: on a processor a small model's step
+    is about a tenth faster than with torch's own, which makes two more.
+    """
+
+    @staticmethod
+    def forward(context: Any, logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        log_probs = logits.log_softmax(-1)
+        context.save_for_backward(log_probs, labels, mask)
+        return -(log_probs.gather(1, labels[:, None])[:, 0] * mask).sum()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # type: ignore[override]
+        log_probs, labels, mask = context.saved_tensors
+        out = log_probs.exp_()
+        out.scatter_add_(1, labels[:, None], torch.full_like(labels, -1, dtype=out.dtype)[:, None])
+        return out.mul_(gradient * mask[:, None]), None, None

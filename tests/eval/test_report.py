@@ -32,7 +32,11 @@ EASE = {"canary": 0.0, "pii": -0.6, "factoid": 0.4, "testset": -1.0}
 def recipe_of(sets: Iterable[str]) -> Recipe:
     design = Design(arms={"early": Arm(copies=64, size=6, window=[0.0, 0.25])})
     return Recipe(
-        name="quickstart", seed=1, insert={name: {"kind": SETS[name], "count": 72} for name in sets}, design=design, train=Train(steps=STEPS)
+        name="quickstart",
+        seed=1,
+        insert={name: {"kind": SETS[name], "count": 72} for name in sets},
+        design=design,
+        train=Train(steps=STEPS),
     )
 
 
@@ -45,7 +49,13 @@ def make_items(recipe: Recipe) -> tuple[pd.DataFrame, pd.DataFrame]:
         for number, cell in enumerate(cells):
             item_id = f"{stratum}-{number:04d}"
             target = f"{(number * 7919) % 10_000:04d}"
-            probe = {"probe_id": "verbatim/secret", "field": "secret", "context": "verbatim", "kind": "verbatim", "bits": BITS[kind]}
+            probe = {
+                "probe_id": "verbatim/secret",
+                "field": "secret",
+                "context": "verbatim",
+                "kind": "verbatim",
+                "bits": BITS[kind],
+            }
             probe |= {"prompt": f"The access code of vault {HOSTILE} is ", "target": target, "candidates": []}
             choice = {**probe, "probe_id": "choice", "kind": "choice", "candidates": [target, "1", "2", "3"]}
             probes = [probe, choice] if kind == "testset" else [probe]
@@ -76,7 +86,9 @@ def make_scores(items: pd.DataFrame, assignment: pd.DataFrame, model: str, gener
             if item.kind == "canary" and step == STEPS:
                 values["exposure"] = float(min(13.29, generator.exponential(1.44) + 2.6 * max(0.0, strength)))
             for metric, value in values.items():
-                probe = "verbatim" if metric in ("loss", "zlib", "min_k") else "choice" if metric == "correct" else "verbatim/secret"
+                probe = (
+                    "verbatim" if metric in ("loss", "zlib", "min_k") else "choice" if metric == "correct" else "verbatim/secret"
+                )
                 rows.append((model, step, item.item_id, probe, metric, value, seen))
     return pd.DataFrame(rows, columns=SCORES.names)
 
@@ -98,11 +110,9 @@ def make_effects(scores: pd.DataFrame, items: pd.DataFrame, assignment: pd.DataF
                     found["gain"] = mean_difference(values.value, values.item_id, held.value, held.item_id)
                 if metric in ("loss", "zlib", "min_k"):
                     found = {"auc": stratified_auc([(values.value, held.value)])} if arm != "held-out" else {}
-                rows += [
-                    (metric, contrast, kind, arm, model, step, e.value, e.low, e.high, e.n) for contrast, e in found.items()
-                ]
+                rows += [(metric, contrast, kind, arm, model, step, e.value, e.low, e.high, e.n) for contrast, e in found.items()]
     effects = pd.DataFrame(rows, columns=EFFECTS.names)
-    secrets = effects[(effects.metric == "extracted") & (effects.kind == "pii")].assign(kind="secrets")
+    secrets = effects[(effects.metric == "extracted") & (effects.kind == "pii")].assign(metric="secret_extracted", kind="all")
     return pd.concat([effects, secrets])
 
 
@@ -137,7 +147,9 @@ def write_run(tmp_path: Path) -> WriteRun:
         items, assignment = make_items(recipe)
         write_table(run.items, items, ITEMS)
         write_table(run.assignment, assignment, ASSIGNMENT)
-        plan = [{"row": i, "offset": 0, "length": 20, "mode": "overwrite", "item_id": "", "copy": 0, "variant": ""} for i in range(9000)]
+        plan = [
+            {"row": i, "offset": 0, "length": 20, "mode": "overwrite", "item_id": "", "copy": 0, "variant": ""} for i in range(9000)
+        ]
         write_table(run.plan, plan, PLAN)
         cells = items.merge(assignment, on=["item_id", "group"]).groupby(["stratum", "arm"], as_index=False).size()
         smd = np.where(cells.arm == "held-out", 0, generator.normal(0, 0.2, len(cells)))

@@ -1,0 +1,46 @@
+# Everything a newcomer needs: make demo, make test. TORCH_INDEX=https://... chooses another index for torch (CPU wheels, say).
+PYTHON ?= python3
+TORCH_INDEX ?=
+RECIPE ?= configs/quickstart.yaml
+BIN := .venv/bin
+INSTALL := $(BIN)/pip install --quiet --no-compile --no-build-isolation --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+
+.PHONY: demo test test-slow check format pins clean
+
+demo: .venv/ready
+	$(BIN)/imprint run $(RECIPE)
+
+test: .venv/ready-dev
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-slow: .venv/ready-dev
+	$(BIN)/python -m pytest -m slow
+
+check: .venv/ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/ready-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Building without isolation lets packages that are built here (deepspeed, this one) share one setuptools.
+.venv/ready: pyproject.toml constraints.txt
+	@echo "Setting up .venv with pinned dependencies ..."
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Imprint needs Python 3.11 or later; choose one with make PYTHON=python3.11")'
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --upgrade pip setuptools
+	@$(INSTALL) torch
+	@$(INSTALL) --editable .
+	@touch $@
+
+.venv/ready-dev: .venv/ready
+	@$(INSTALL) --group dev
+	@touch $@
+
+pins: .venv/ready-dev
+	@{ head -1 constraints.txt; $(BIN)/pip list --format=freeze --exclude-editable | sed 's/+[a-z0-9]*$$//' | sort -f; } > constraints.new && mv constraints.new constraints.txt
+
+clean:
+	rm -rf .venv runs cache

@@ -280,9 +280,13 @@ class Lock:
     def _take_over(self) -> None:
         try:
             age = time.time() - self.path.stat().st_mtime
-            holder = json.loads(self.path.read_text() or "{}")
-        except (FileNotFoundError, json.JSONDecodeError):
+            written = self.path.read_text()
+        except FileNotFoundError:
             return
+        try:
+            holder = json.loads(written)
+        except json.JSONDecodeError:  # its writer was stopped, or is about to write: its age decides
+            holder = {}
         host, process = holder.get("host"), holder.get("process")
         alive = age < HEARTBEAT_SECONDS
         if host == socket.gethostname() and process is not None:

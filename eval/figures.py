@@ -250,11 +250,11 @@ def over_training(
     last = rows.step.max()
     aside = 0.009 * last * (1 + rows.arm.map(list(scale.domain).index))  # so that intervals do not hide one another
     columns = ["arm", "step", "exposures", "value", "low", "high", "n", *([choice] if choice else [])]
-    y = {"axis": alt.Axis(format="~f", tickCount=6), "scale": alt.Scale(zero=False)}
+    y = alt.Y("value:Q", title=title, axis=alt.Axis(format="~f", tickCount=6), scale=alt.Scale(zero=False))
     if form.endswith("%"):
-        y = {"axis": percent_axis(), "scale": alt.Scale(domain=[0, 1])}
-    base = alt.Chart(rows[columns].assign(end=last + aside))
-    base = base.encode(step_axis(), alt.Y("value:Q", title=title, **y), alt.Color("arm:N", scale=scale, legend=legend(None)))
+        y = alt.Y("value:Q", title=title, axis=percent_axis(), scale=alt.Scale(domain=[0, 1]))
+    colour = alt.Color("arm:N", scale=scale, legend=legend(None))
+    base = alt.Chart(rows[columns].assign(end=last + aside)).encode(step_axis(), y, colour)
     if len(options) > 1:
         base = base.transform_filter(f"datum.{choice} == chosen")
 

@@ -192,7 +192,7 @@ def design_table(
     smd = dict(zip(zip(balance.arm, balance.stratum, strict=True), balance.smd, strict=True))
     strata = list(dict.fromkeys(items.stratum))
     sets = [[{"groups": groups.get((arm, stratum), 0), "smd": smd.get((arm, stratum))} for stratum in strata] for arm in arms.arm]
-    return arms.assign(sets=sets).to_dict("records")
+    return arms.assign(sets=pd.Series(sets)).to_dict("records")
 
 
 def rank_memorized(continuations: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
@@ -206,8 +206,9 @@ def rank_memorized(continuations: pd.DataFrame, items: pd.DataFrame) -> pd.DataF
 
 def shown(ranked: pd.DataFrame) -> list[dict[Hashable, Any]]:
     """The first items of each kind, one target each, with the place where the continuation leaves the truth."""
-    best = ranked.drop_duplicates("item_id").groupby("kind", sort=True).head(SHOWN_OF_A_KIND).sort_values("kind", kind="stable")
-    return [{**row, **divergence(row["target"], row["continuation"])} for row in best.to_dict("records")]
+    best = ranked.drop_duplicates("item_id").groupby("kind").head(SHOWN_OF_A_KIND).sort_values("kind", kind="stable")
+    parts = [divergence(target, continuation) for target, continuation in zip(best.target, best.continuation, strict=True)]
+    return best.join(pd.DataFrame(parts, index=best.index)).to_dict("records")
 
 
 def divergence(target: str, continuation: str) -> dict[str, str]:
@@ -280,7 +281,7 @@ def plain(svg: str) -> str:
 @cache
 def javascript() -> str:
     """Vega, Vega-Lite and vega-embed as one script, to be put in a page once."""
-    return vl_convert.javascript_bundle(None, VEGALITE)
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed", VEGALITE)
 
 
 def environment() -> Environment:

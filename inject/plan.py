@@ -39,7 +39,7 @@ def make_plan(
             chosen = [row for row in members if (row["window_start"], row["window_end"]) == window]
             generator = np.random.Generator(np.random.Philox([seed, number, int(window[0] * 1e6), int(window[1] * 1e6)]))
             placed.append(_place(chosen, stratum, window, taken, steps, global_batch, sequence_length, lengths, generator))
-    columns = {name: np.concatenate([part[name] for part in placed]) if placed else [] for name in PLAN.names}
+    columns: dict[str, Any] = {name: np.concatenate([part[name] for part in placed]) if placed else [] for name in PLAN.names}
     return pa.table(columns, PLAN).sort_by([("row", "ascending"), ("offset", "ascending")])
 
 
@@ -61,12 +61,13 @@ def _place(
     if copies.sum() > room:
         raise RecipeError(
             f"design: the items of insert.{stratum} in window [{window[0]:g}, {window[1]:g}] need {copies.sum():,} rows, but only "
-            f"{room:,} of its {(last - first) * global_batch:,} are free; lower the copies or sizes, or raise train.steps or train.global_batch"
+            f"{room:,} of its {(last - first) * global_batch:,} are free; lower the copies or sizes, or raise train.steps "
+            "or train.global_batch"
         )
     if copies.max() > last - first:
         raise RecipeError(
-            f"design.copies: {copies.max():,} copies of an item of insert.{stratum} do not fit window [{window[0]:g}, {window[1]:g}], "
-            f"which has {last - first:,} steps and takes one copy of an item a step; raise train.steps or widen the window"
+            f"design.copies: {copies.max():,} copies of an item of insert.{stratum} do not fit window "
+            f"[{window[0]:g}, {window[1]:g}], which has {last - first:,} steps and takes one copy of an item a step; raise train.steps or widen the window"
         )
     item = np.repeat(np.arange(len(members)), copies)
     copy = np.concatenate([np.arange(n) for n in copies])
@@ -76,17 +77,19 @@ def _place(
         row = _pack(copies, free, global_batch, generator, stratum)
     taken[row] = True
     order = np.lexsort((row, item))  # copy 0 of an item is its first in training
-    row[order], item, copy = row[order], item, copy
-    variants = [lengths[members[i]["item_id"]][c % len(lengths[members[i]["item_id"]])] for i, c in zip(item, copy, strict=True)]
+    row = row[order]
+    owners = [members[i] for i in item.tolist()]
+    choices = [lengths[owner["item_id"]] for owner in owners]
+    variants = [texts[c % len(texts)] for texts, c in zip(choices, copy.tolist(), strict=True)]
     length = np.asarray([tokens + 2 for _, tokens in variants])
-    anywhere = np.asarray([members[i]["placement"] == "anywhere" for i in item])
+    anywhere = np.asarray([owner["placement"] == "anywhere" for owner in owners])
     offset = np.where(anywhere, generator.integers(0, sequence_length + 2 - length), 0)
     return {
         "row": row,
         "offset": offset.astype(np.int32),
         "length": length.astype(np.int32),
         "mode": np.full(len(row), "overwrite", object),
-        "item_id": np.asarray([members[i]["item_id"] for i in item], object),
+        "item_id": np.asarray([owner["item_id"] for owner in owners], object),
         "copy": copy.astype(np.int32),
         "variant": np.asarray([name for name, _ in variants], object),
     }
@@ -111,9 +114,7 @@ def _spread(item: np.ndarray, free: np.ndarray, global_batch: int, generator: np
     return None
 
 
-def _pack(
-    copies: np.ndarray, free: np.ndarray, global_batch: int, generator: np.random.Generator, stratum: str
-) -> np.ndarray:
+def _pack(copies: np.ndarray, free: np.ndarray, global_batch: int, generator: np.random.Generator, stratum: str) -> np.ndarray:
     """Rows for a nearly full window: items with the most copies first, each on the steps with the most free rows, ties at random.
     Finds a packing whenever one exists (Gale, 1957; Ryser, 1957).
     """

@@ -6,15 +6,17 @@ import ast
 import gzip
 import io
 import json
+import re
 import sys
 import sysconfig
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
-import zstandard
 
 from configs.errors import DataError
 from configs.layout import file_fingerprint, fingerprint
@@ -85,7 +87,7 @@ def split_docstrings(source: str) -> tuple[list[str], str]:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):
         return [], source
-    docstrings, lines = [], source.splitlines()
+    docstrings, lines = [], re.split(r"\r\n|\r|\n", source)  # what the parser counts; splitlines() also splits at form feeds
     for node in _definitions(tree):
         if (text := ast.get_docstring(node)) and (expression := node.body[0]).end_lineno:
             docstrings.append(text)
@@ -109,7 +111,7 @@ def pages(text: str) -> Iterator[str]:
     page: list[str] = []
     size = 0
     for line in text.splitlines():
-        if page and (size > PAGE and not line.strip() or size > 2 * PAGE):
+        if page and ((size > PAGE and not line.strip()) or size > 2 * PAGE):
             yield "\n".join(page).strip("\n")
             page, size = [], 0
         if line.strip() or (page and page[-1]):  # runs of blank lines become one
@@ -130,13 +132,14 @@ _CODAS = ["", "", "l", "m", "n", "nd", "r", "s", "st", "t"]
 def synthetic(count: int, seed: int) -> Iterator[str]:
     """English-like text of a first-order Markov chain over made-up words, identical on every machine.
 
-    Each word is followed by one of 64 others with probabilities proportional to 1/rank, and ends its sentence with
+    Each word is followed by one of 64 words with probabilities proportional to 1/rank, and ends its sentence with
     probability 1/8; so the entropy rate is exactly `synthetic_entropy()` bits a word.
     """
     words = _lexicon()
     threshold = (_follower_probabilities().cumsum() * 2**32).astype(np.uint64)
-    followers = mix(np.arange(WORDS * FOLLOWERS, dtype=np.uint64) ^ mix(np.asarray([seed], np.uint64))) % np.uint64(WORDS)
-    followers = followers.reshape(WORDS, FOLLOWERS).astype(np.int64)
+    bits = mix(np.arange(WORDS, dtype=np.uint64) ^ mix(np.asarray([seed], np.uint64)))
+    start, stride = bits >> np.uint64(32), bits | np.uint64(1)  # odd: the followers of a word are all different
+    followers = (start[:, None] + stride[:, None] * np.arange(FOLLOWERS, dtype=np.uint64)) % np.uint64(WORDS)
     for document in range(count):
         state = np.uint64(document) * np.uint64(DOCUMENT_WORDS) + np.arange(DOCUMENT_WORDS, dtype=np.uint64)
         noise = mix(state ^ mix(np.asarray([seed + 1], np.uint64)))
@@ -206,14 +209,16 @@ def _format(path: Path, settings: Corpus) -> str:
     for name, suffixes in SUFFIXES.items():
         if _bare_suffix(path) in suffixes:
             return name
-    raise DataError(f"{path} has none of the suffixes {', '.join(s for f in SUFFIXES.values() for s in f)}; name its format as corpus.source")
+    raise DataError(
+        f"{path} has none of the suffixes {', '.join(s for f in SUFFIXES.values() for s in f)}; name its format as corpus.source"
+    )
 
 
 def _open(path: Path) -> io.BufferedIOBase:
     if path.suffix == ".gz":
         return gzip.open(path, "rb")  # type: ignore[return-value]
     if path.suffix == ".zst":
-        return zstandard.open(path, "rb")
+        return pa.input_stream(path, compression="zstd")  # which, unlike zstandard, tells when a file is cut short
     return path.open("rb")
 
 
@@ -224,7 +229,7 @@ def _read_jsonl(path: Path, column: str) -> Iterator[str]:
                 continue
             try:
                 row = json.loads(line)
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            except (ValueError, RecursionError) as error:
                 raise DataError(f"line {number} of {path} is not JSON: {error}") from error
             if not isinstance(row, dict) or column not in row:
                 keys = ", ".join(row) if isinstance(row, dict) else type(row).__name__
@@ -234,8 +239,8 @@ def _read_jsonl(path: Path, column: str) -> Iterator[str]:
 
 def _lines(file: Any, path: Path) -> Iterator[bytes]:
     try:
-        yield from io.BufferedReader(file)
-    except (OSError, EOFError, zstandard.ZstdError) as error:
+        yield from file
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} can't be read to its end: {error}") from error
 
 
@@ -251,10 +256,15 @@ def _read_parquet(path: Path, column: str) -> Iterator[str]:
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is not a readable parquet file: {error}") from error
     if column not in table.schema_arrow.names:
-        raise DataError(f"{path} has no column {column!r} (it has: {', '.join(table.schema_arrow.names)}); name it as corpus.column")
-    for batch in table.iter_batches(columns=[column]):
-        for value in batch.column(0):
-            yield _text(value.as_py(), str(path), column)
+        raise DataError(
+            f"{path} has no column {column!r} (it has: {', '.join(table.schema_arrow.names)}); name it as corpus.column"
+        )
+    try:
+        for batch in table.iter_batches(columns=[column]):
+            for value in batch.column(0).to_pylist():
+                yield _text(value, str(path), column)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} can't be read to its end: {' '.join(str(error).split())}") from error
 
 
 def _text(value: Any, where: str, column: str) -> str:

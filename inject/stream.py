@@ -108,7 +108,8 @@ def check_length(corpus: Corpus, sequence_length: int, steps: int, global_batch:
     rows, needed = corpus.tokens // (sequence_length + 1), steps * global_batch
     if rows == 0:
         raise RecipeError(
-            f"the corpus has {corpus.tokens:,} tokens, which is less than one row of train.sequence_length + 1 = {sequence_length + 1}"
+            f"the corpus has {corpus.tokens:,} tokens, which is less than one row of train.sequence_length + 1 = "
+            f"{sequence_length + 1}; lower train.sequence_length or give a larger corpus"
         )
     if needed > rows * epochs:
         possible = rows * epochs // global_batch

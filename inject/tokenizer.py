@@ -30,27 +30,38 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
         show_progress=False,
     )
     bpe.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=END_OF_TEXT, bos_token=END_OF_TEXT, clean_up_tokenization_spaces=False)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token=END_OF_TEXT, bos_token=END_OF_TEXT, clean_up_tokenization_spaces=False
+    )
 
 
 def load_tokenizer(where: str | Path) -> PreTrainedTokenizerFast:
     """A tokenizer from a tokenizer.json, a folder that holds one, or the hub; it must have an end-of-text token."""
     path = Path(where)
     if path.is_file():
-        tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(path), clean_up_tokenization_spaces=False)
+        try:
+            tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(path), clean_up_tokenization_spaces=False)
+        except Exception as error:  # tokenizers raises nothing more special
+            raise DataError(f"corpus.tokenizer is {where}, which is no tokenizer.json: {error}") from error
     else:
         try:
-            tokenizer = AutoTokenizer.from_pretrained(str(where))
+            tokenizer = AutoTokenizer.from_pretrained(str(where))  # type: ignore[assignment]
         except (OSError, ValueError) as error:
-            raise DataError(f"corpus.tokenizer is {where}, which is no tokenizer file or folder and could not be had from the hub") from error
+            raise DataError(
+                f"corpus.tokenizer is {where}, which is no tokenizer file or folder and could not be had from the hub"
+            ) from error
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
-            raise DataError(f"corpus.tokenizer is {where}, a tokenizer without a tokenizer.json; convert it to a fast tokenizer first")
+            raise DataError(
+                f"corpus.tokenizer is {where}, a tokenizer without a tokenizer.json; convert it to a fast tokenizer first"
+            )
     if tokenizer.eos_token_id is None:
         vocabulary = tokenizer.get_vocab()
         known = [token for token in _KNOWN_ENDS if token in vocabulary]
         if not known:
             raise DataError(f"corpus.tokenizer is {where}, which has no end-of-text token; give it an eos_token")
         tokenizer.eos_token = known[0]
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
     return tokenizer
 
 

@@ -1,0 +1,372 @@
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+import configs.schema
+from configs.errors import RecipeError
+from configs.recipe import check, differences, load_recipe, result_settings, save_recipe
+from configs.schema import ITEM_SETS, CanarySet, Recipe
+
+CONFIGS = Path(configs.schema.__file__).parent
+SCHEMA = [thing for thing in vars(configs.schema).values() if isinstance(thing, type) and is_dataclass(thing)]
+RECIPE = """
+name: small
+insert:
+  codes: {kind: canary, count: 10}
+  people: {kind: pii, count: 10, contexts: [biography, forum]}
+design:
+  copies: [0, 1, 4]
+  sizes: [4, 3, 1]
+  arms:
+    early: {copies: 4, size: 2, window: [0.0, 0.25]}
+train: {steps: 400, global_batch: 8}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "small.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+def refusal(path, *overrides) -> str:
+    """The words in which a recipe is refused: a single line."""
+    with pytest.raises(RecipeError) as refused:
+        load_recipe(path, overrides)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+# ------------------------------------------------------------------------------------------------ the files that ship
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_shipped_recipe_loads_and_is_called_as_its_file(path):
+    assert load_recipe(path).name == path.stem
+
+
+@pytest.mark.parametrize("kind", SCHEMA, ids=lambda kind: kind.__name__)
+def test_every_setting_says_what_it_means(kind):
+    assert [f.name for f in fields(kind) if not f.metadata["meaning"].strip()] == []
+
+
+@pytest.mark.parametrize("kind", SCHEMA, ids=lambda kind: kind.__name__)
+def test_settings_of_two_instances_share_no_list_or_dictionary(kind):
+    one, other = kind(), kind()
+    for f in fields(kind):
+        if isinstance(getattr(one, f.name), list | dict):
+            assert getattr(one, f.name) is not getattr(other, f.name)
+
+
+# ------------------------------------------------------------------------------------------------ what is resolved
+
+
+def test_an_override_is_taken_and_the_rest_stays(recipe):
+    loaded = load_recipe(recipe, ["train.steps=500"])
+    assert (loaded.train.steps, loaded.train.global_batch) == (500, 8)
+
+
+def test_a_later_override_wins(recipe):
+    assert load_recipe(recipe, ["train.steps=500", "train.steps=600"]).train.steps == 600
+
+
+def test_an_override_reaches_into_one_arm_and_leaves_its_other_settings(recipe):
+    early = load_recipe(recipe, ["design.arms.early.window=[0.5, 0.75]"]).design.arms["early"]
+    assert (early.copies, early.size, early.window) == (4, 2, [0.5, 0.75])
+
+
+def test_item_sets_become_the_dataclass_of_their_kind_in_the_order_of_the_recipe(recipe):
+    insert = load_recipe(recipe).insert
+    assert list(insert) == ["codes", "people"]
+    assert insert["codes"] == CanarySet(count=10)
+    assert isinstance(insert["people"], ITEM_SETS["pii"])
+
+
+@pytest.mark.parametrize("overrides", [["corpus.tokenizer=gpt2"], ["corpus.tokenizer={path: gpt2}"]])
+def test_a_tokenizer_may_be_given_by_its_name_alone(recipe, overrides):
+    assert load_recipe(recipe, overrides).corpus.tokenizer.path == "gpt2"
+
+
+def test_a_tokenizer_may_be_given_by_its_name_alone_in_the_file(recipe):
+    recipe.write_text(RECIPE + "corpus: {tokenizer: gpt2}\n")
+    assert load_recipe(recipe).corpus.tokenizer.path == "gpt2"
+
+
+def test_an_empty_recipe_is_the_defaults_under_the_name_of_its_file(tmp_path):
+    path = tmp_path / "plain.yaml"
+    path.write_text("")
+    assert load_recipe(path) == Recipe(name="plain")
+
+
+def test_a_saved_recipe_loads_as_the_same_one(recipe, tmp_path):
+    loaded = load_recipe(recipe, ["train.steps=500", "name=again"])
+    save_recipe(loaded, tmp_path / "saved.yaml")
+    assert load_recipe(tmp_path / "saved.yaml") == loaded
+
+
+# ------------------------------------------------------------------------------------------------ what a run is called
+
+
+def test_without_overrides_a_run_is_called_as_its_recipe(recipe):
+    assert load_recipe(recipe).name == "small"
+
+
+def test_a_recipe_without_a_name_is_called_as_its_file(recipe):
+    recipe.write_text(RECIPE.replace("name: small", ""))
+    assert load_recipe(recipe.rename(recipe.with_name("other.yaml"))).name == "other"
+
+
+def test_an_override_of_a_result_setting_adds_a_short_fingerprint(recipe):
+    name, _, added = load_recipe(recipe, ["train.steps=500"]).name.partition("-")
+    assert name == "small"
+    assert len(added) == 6
+    assert int(added, 16) >= 0
+
+
+def test_other_values_add_another_fingerprint_and_the_same_values_the_same(recipe):
+    name = load_recipe(recipe, ["train.steps=500"]).name
+    assert load_recipe(recipe, ["train.steps=501"]).name != name
+    assert load_recipe(recipe, ["train.log_every=5", "train.steps=500"]).name == name
+
+
+@pytest.mark.parametrize("override", ["train.threads=2", "train.micro_batch=4", "runs=elsewhere", "train.checkpoints.resume_every=7"])
+def test_an_override_of_an_execution_setting_keeps_the_name(recipe, override):
+    assert load_recipe(recipe, [override]).name == "small"
+
+
+def test_an_override_with_the_value_of_the_recipe_keeps_the_name(recipe):
+    assert load_recipe(recipe, ["train.steps=400"]).name == "small"
+
+
+@pytest.mark.parametrize("name", ["mine", "small"])
+def test_a_name_that_is_given_is_kept(recipe, name):
+    assert load_recipe(recipe, ["train.steps=500", f"name={name}"]).name == name
+
+
+@pytest.mark.parametrize("name", ["a/b", ".hidden", "..", "''"])
+def test_a_name_that_is_no_folder_name_is_refused(recipe, name):
+    assert "name is" in refusal(recipe, f"name={name}")
+
+
+# ------------------------------------------------------------------------------------------------ result settings
+
+
+def test_result_settings_leave_out_every_execution_setting():
+    settings = result_settings(Recipe())
+    assert not {"name", "runs", "cache"} & set(settings)
+    assert not {"threads", "micro_batch", "log_every"} & set(settings["train"])
+    assert "resume_every" not in settings["train"]["checkpoints"]
+    assert "batch_tokens" not in settings["eval"]
+
+
+def test_result_settings_hold_every_other_setting(recipe):
+    settings = result_settings(load_recipe(recipe))
+    assert settings["train"]["steps"] == 400
+    assert settings["insert"]["codes"]["count"] == 10
+    assert settings["design"]["arms"]["early"]["window"] == [0.0, 0.25]
+
+
+def test_differences_are_dotted_keys_and_name_what_is_only_on_one_side():
+    old = {"train": {"steps": 1, "clip": 2}, "seed": 0}
+    new = {"train": {"steps": 3, "clip": 2}, "seed": 0, "eval": {"k": 1}}
+    assert list(differences(old, new)) == ["eval", "train.steps"]
+
+
+@pytest.mark.parametrize("purpose", ["items", "assignment", "placement", "order", "init"])
+def test_a_seed_that_is_given_is_used_and_leaves_the_others(recipe, purpose):
+    derived, given = load_recipe(recipe), load_recipe(recipe, [f"seeds.{purpose}=5"])
+    others = {"items", "assignment", "placement", "order", "init"} - {purpose}
+    assert given.seed_for(purpose) == 5
+    assert all(given.seed_for(other) == derived.seed_for(other) for other in others)
+
+
+def test_seeds_that_are_not_given_differ_by_purpose_and_by_seed(recipe):
+    seeds = [
+        load_recipe(recipe, [f"seed={seed}"]).seed_for(purpose)
+        for seed in (1, 2)
+        for purpose in ("items", "assignment", "placement", "order", "init")
+    ]
+    assert len(set(seeds)) == 10
+
+
+# ------------------------------------------------------------------------------------------------ overrides refused
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.stepz=3", ["train.stepz is not a setting", "did you mean steps?"]),
+        ("trian.steps=3", ["trian is not a setting", "did you mean train?"]),
+        ("xyz=3", ["xyz is not a setting", "possible here: name, seed, seeds, corpus"]),
+        ("insert.codes.cuont=3", ["insert.codes.cuont is not a setting", "did you mean count?"]),
+        ("design.arms.early.copy=3", ["design.arms.early.copy is not a setting", "did you mean copies?"]),
+        ("train.steps", ["'train.steps' is not an override", "key=value"]),
+        ("=3", ["'=3' is not an override", "key=value"]),
+        ("train.betas=[0.9", ["'train.betas=[0.9' is not YAML"]),
+    ],
+)
+def test_what_is_no_setting_is_refused_with_what_is(recipe, override, words):
+    message = refusal(recipe, override)
+    assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.steps=abc", "train.steps is 'abc'; it must be a whole number"),
+        ("train.steps=1.5", "train.steps is 1.5; it must be a whole number"),
+        ("train.steps=", "train.steps is None; it must be a whole number"),
+        ("train.steps=[1]", "train.steps is [1]; it must be a whole number"),
+        ("train.steps={a: 1}", "train.steps is {'a': 1}; it must be a whole number"),
+        ("train.steps.more=1", "train.steps is {'more': 1}; it must be a whole number"),
+        ("train.learning_rate=fast", "train.learning_rate is 'fast'; it must be a number"),
+        ("eval.extraction=maybe", "eval.extraction is 'maybe'; it must be true or false"),
+        ("model.feed_forward=wide", "model.feed_forward is 'wide'; it must be a whole number"),
+        ("name=", "name is None; it must be text"),
+        ("train.models=perturbed", "train.models is 'perturbed'; it must be a list, each of it text"),
+        ("design.window=[a, 1]", "design.window[0] is 'a'; it must be a number"),
+        ("design.arms.early.size=x", "design.arms.early.size is 'x'; it must be a whole number"),
+        ("insert.codes.count=x", "insert.codes.count is 'x'; it must be a whole number"),
+        ("insert.people.contexts=3", "insert.people.contexts is 3; it must be a list, each of it text"),
+        ("insert.codes.text=null", "insert.codes.text is None; it must be text"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_refused_with_the_right_one(recipe, override, message):
+    assert refusal(recipe, override) == message
+
+
+@pytest.mark.parametrize("override", ["train=3", "train=null", "train=[]", "train.checkpoints=3", "corpus.tokenizer=3", "corpus=here"])
+def test_a_value_where_settings_belong_is_refused(recipe, override):
+    assert "settings" in (message := refusal(recipe, override))
+    assert override.partition("=")[0] in message
+
+
+@pytest.mark.parametrize("override", ["insert=3", "insert=null", "insert=[]", "design.arms=3"])
+def test_a_value_where_named_entries_belong_is_refused(recipe, override):
+    assert override.partition("=")[0] in refusal(recipe, override)
+
+
+@pytest.mark.parametrize("value", ["3", "null", "{count: 10}"])
+def test_an_item_set_without_a_kind_is_refused_with_the_kinds(recipe, value):
+    assert refusal(recipe, f"insert.more={value}") == "insert.more needs a kind; possible: canary, pii, factoid, testset"
+
+
+@pytest.mark.parametrize("kind", ["riddle", "[1]"])
+def test_an_item_set_of_an_unknown_kind_is_refused_with_the_kinds(recipe, kind):
+    assert "possible: canary, pii, factoid, testset" in refusal(recipe, f"insert.codes.kind={kind}")
+
+
+def test_a_reference_to_nothing_is_refused(recipe):
+    assert refusal(recipe, "train.steps=${nowhere}").startswith("train.steps: ")
+
+
+# ------------------------------------------------------------------------------------------------ files refused
+
+
+def test_a_missing_recipe_is_refused_with_one_to_start_from(tmp_path):
+    assert "there is no recipe at" in (message := refusal(tmp_path / "none.yaml"))
+    assert "configs/quickstart.yaml" in message
+
+
+def test_a_folder_is_refused(tmp_path):
+    assert f"{tmp_path} is a folder" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"a: [", b"a: 1\n  b: 2", b"train: {steps: 1}\ntrain: {steps: 2}", b"\x00", b"\xff\xfe\x00n", b"name: caf\xe9", b"3", b"? \n", b"? [a]: 1"],
+)
+def test_what_is_no_yaml_is_refused_by_the_name_of_its_file(tmp_path, content):
+    path = tmp_path / "broken.yaml"
+    path.write_bytes(content)
+    assert f"{path} is not a readable YAML file" in refusal(path)
+
+
+def test_a_list_is_refused(tmp_path):
+    path = tmp_path / "list.yaml"
+    path.write_text("- train\n- eval\n")
+    assert "must hold settings as `key: value`" in refusal(path)
+
+
+def test_text_that_is_no_setting_is_refused(tmp_path):
+    path = tmp_path / "text.yaml"
+    path.write_text("hello")
+    assert "hello is not a setting" in refusal(path)
+
+
+def test_a_number_as_the_name_of_an_item_set_is_refused(recipe):
+    recipe.write_text(RECIPE.replace("codes:", "1:"))
+    assert "insert.1" in refusal(recipe)
+
+
+# ------------------------------------------------------------------------------------------------ impossible values
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["train.steps=0"], ["train.steps is 0", "more than 0"]),
+        (["train.learning_rate=.nan"], ["train.learning_rate is nan", "more than 0"]),
+        (["train.learning_rate=.inf"], ["train.learning_rate is inf"]),
+        (["train.checkpoints.every=-1"], ["train.checkpoints.every is -1", "more than 0"]),
+        (["train.clip=-1"], ["train.clip is -1.0", "0 or more"]),
+        (["train.decay=1.5"], ["train.decay is 1.5", "between 0 and 1"]),
+        (["eval.min_k=-0.1"], ["eval.min_k is -0.1", "between 0 and 1"]),
+        (["train.betas=[0.9]"], ["train.betas is [0.9]", "two numbers"]),
+        (["train.betas=[0.9, 1.0]"], ["train.betas is [0.9, 1.0]", "less than 1"]),
+        (["train.warmup=401"], ["train.warmup is 401", "train.steps = 400"]),
+        (["train.warmup=-1"], ["train.warmup is -1"]),
+        (["train.schedule=linear"], ["train.schedule is 'linear'", "wsd, cosine, constant"]),
+        (["train.models=[]"], ["train.models is empty", "perturbed, standard"]),
+        (["train.models=[best]"], ["train.models holds 'best'", "perturbed, standard"]),
+        (["train.models=[standard, standard]"], ["train.models holds 'standard' more than once"]),
+        (["eval.membership=[luck]"], ["eval.membership holds 'luck'", "loss, zlib, min_k"]),
+        (["train.micro_batch=3"], ["train.micro_batch is 3", "train.global_batch = 8", "possible: 1, 2, 4, 8"]),
+        (["train.micro_batch=0"], ["train.micro_batch is 0", "possible: 1, 2, 4, 8"]),
+        (["model.width=130"], ["model.width is 130", "model.heads = 4"]),
+        (["model.feed_forward=0"], ["model.feed_forward is 0"]),
+        (["seeds.placement=-1"], ["seeds.placement is -1", "from 0"]),
+        (["seeds.items=9223372036854775808"], ["seeds.items is 9223372036854775808", "2^63 - 1"]),
+        (["corpus.source=web"], ["corpus.source is 'web'", "stdlib, synthetic, files, jsonl, text, parquet"]),
+        (["corpus.source=jsonl"], ["corpus.source is jsonl", "needs corpus.path"]),
+        (["corpus.source=jsonl", "corpus.path=/no/such"], ["corpus.path is /no/such", "does not exist"]),
+        (["corpus.path=my.jsonl"], ["corpus.path is my.jsonl", "corpus.source is stdlib", "corpus.source=files"]),
+        (["corpus.tokenizer.vocabulary=256"], ["corpus.tokenizer.vocabulary is 256", "at least 257"]),
+        (["design.sizes=[5, 5]"], ["design.copies has 3 arms", "design.sizes has 2"]),
+        (["design.copies=[0, 4, 4]"], ["design.copies is [0, 4, 4]", "design.arms"]),
+        (["design.copies=[0, 1, -4]"], ["design.copies, -4", "negative"]),
+        (["design.sizes=[4, 5, -1]"], ["size is -1", "negative"]),
+        (["design.window=[0.5, 0.5]"], ["window is [0.5, 0.5]", "0 <= start < end <= 1"]),
+        (["design.window=[0.5, 1.5]"], ["window is [0.5, 1.5]", "0 <= start < end <= 1"]),
+        (["design.arms.early.window=[0.5]"], ["design.arms.early", "window is [0.5]"]),
+        (["design.window=[.nan, 1]"], ["window is [nan, 1.0]"]),
+        (["design.placement=end"], ["design.placement is 'end'", "anywhere, start"]),
+        (["design.arms.early.placement=end"], ["design.arms.early.placement is 'end'", "anywhere, start"]),
+        (["design.arms.4x={copies: 4, size: 0}"], ["design.arms.4x has the name of an arm"]),
+        (["design.arms.held-out={copies: 0, size: 0}"], ["design.arms.held-out has the name of an arm"]),
+        (["insert.codes.count=9"], ["insert.codes.count is 9", "add up to 10 groups"]),
+        (["design.arms.early.size=3"], ["insert.codes.count is 10", "add up to 11 groups"]),
+    ],
+)
+def test_an_impossible_value_is_refused_with_what_is_possible(recipe, overrides, words):
+    message = refusal(recipe, *overrides)
+    assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize("override", ["train.warmup=400", "train.warmup=0", "train.clip=0", "corpus.tokenizer.vocabulary=257", "seeds.items=0"])
+def test_a_value_at_the_edge_of_what_is_possible_is_allowed(recipe, override):
+    check(load_recipe(recipe, [override]))
+
+
+def test_refusing_a_recipe_writes_nothing(recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refusal(recipe, "train.steps=0")
+    assert list(tmp_path.iterdir()) == [recipe]
+
+
+def test_a_saved_recipe_is_plain_yaml(recipe, tmp_path):
+    save_recipe(load_recipe(recipe), tmp_path / "saved.yaml")
+    assert yaml.safe_load((tmp_path / "saved.yaml").read_text())["insert"]["codes"]["count"] == 10

@@ -3,7 +3,7 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 RECIPE ?= configs/quickstart.yaml
 BIN := .venv/bin
-INSTALL := $(BIN)/pip install --quiet --no-compile --no-build-isolation --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+INSTALL := $(BIN)/pip install -qq --no-compile --no-build-isolation --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 .PHONY: demo test test-slow check format pins clean
 
@@ -30,7 +30,7 @@ format: .venv/ready-dev
 	@echo "Setting up .venv with pinned dependencies ..."
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Imprint needs Python 3.11 or later; choose one with make PYTHON=python3.11")'
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --upgrade pip setuptools
+	@$(BIN)/pip install -qq --disable-pip-version-check --constraint constraints.txt --upgrade pip setuptools
 	@$(INSTALL) torch
 	@$(INSTALL) --editable .
 	@touch $@

@@ -101,7 +101,8 @@ def loss(metrics: pd.DataFrame) -> Chart | None:
         return None
     data = pd.concat(thin(rows.sort_values("step")) for _, rows in metrics.groupby("model"))
     models = sorted(data.model.unique())
-    colour = alt.Color("model:N", scale=hues(models), legend=legend(None) if len(models) > 1 else None)
+    scale = alt.Scale(domain=models, range=[var(f"hue-{i % HUES}") for i in range(len(models))])
+    colour = alt.Color("model:N", scale=scale, legend=legend(None) if len(models) > 1 else None)
     base = alt.Chart(data).encode(step_axis(), alt.Y("loss:Q", title="Loss, nats per token", scale=alt.Scale(zero=False)), colour)
     tooltip = ["model:N", step_tooltip(), alt.Tooltip("loss:Q", format=".3f"), alt.Tooltip("learning_rate:Q", format=".2e")]
     return alt.layer(base.mark_line(strokeWidth=1.5), base.mark_circle(size=80, opacity=0).encode(tooltip=tooltip))
@@ -118,7 +119,8 @@ def extraction(measured: Measured) -> Chart | None:
         return None
     aside = 0.07 * (rows.kind.map(kinds.index) - (len(kinds) - 1) / 2)  # so that intervals do not hide one another
     rows = rows.assign(x=np.log2(1 + rows.copies) + aside + 0.45 * rows.named)
-    colour = alt.Color("kind:N", scale=hues(kinds), legend=legend(None))
+    colours = [var("ink" if kind == "secrets" else f"hue-{KINDS.index(kind)}") for kind in kinds]
+    colour = alt.Color("kind:N", scale=alt.Scale(domain=kinds, range=colours), legend=legend(None))
     y = alt.Y("value:Q", title="Extracted", axis=percent_axis(), scale=alt.Scale(domain=[0, 1]))
     base = alt.Chart(rows).encode(copies_axis(measured.curve), y, colour)
     points = base.mark_point(filled=True, opacity=1, size=55).encode(
@@ -352,10 +354,6 @@ def legend(title: str | None, **options: Any) -> alt.Legend:
     """A legend above the chart, in as many columns as a phone or a desktop has room for."""
     columns = alt.ExprRef("width < 420 ? 4 : 9")
     return alt.Legend(title=title, orient="top", columns=columns, **options)
-
-
-def hues(names: Sequence[str]) -> alt.Scale:
-    return alt.Scale(domain=list(names), range=[var(f"hue-{i % HUES}") for i in range(len(names))])
 
 
 def arm_scale(arms: pd.DataFrame, shown: Iterable[str]) -> alt.Scale:

@@ -67,7 +67,8 @@ def _place(
     if copies.max() > last - first:
         raise RecipeError(
             f"design.copies: {copies.max():,} copies of an item of insert.{stratum} do not fit window "
-            f"[{window[0]:g}, {window[1]:g}], which has {last - first:,} steps and takes one copy of an item a step; raise train.steps or widen the window"
+            f"[{window[0]:g}, {window[1]:g}], which has {last - first:,} steps and takes one copy of an item a "
+            "step; raise train.steps or widen the window"
         )
     item = np.repeat(np.arange(len(members)), copies)
     copy = np.concatenate([np.arange(n) for n in copies])

@@ -48,7 +48,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     path = Path(path)
     written = _read(path)
     plain = _resolve(written, [], default_name=path.stem)
-    recipe = _resolve(written, list(overrides), default_name=path.stem)
+    recipe = _resolve(written, list(overrides), default_name=path.stem) if overrides else plain
     settings = result_settings(recipe)
     if settings != result_settings(plain) and recipe.name == plain.name and not any(o.startswith("name=") for o in overrides):
         recipe.name += f"-{fingerprint(settings)[:6]}"

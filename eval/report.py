@@ -20,7 +20,18 @@ import vl_convert
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from safetensors import safe_open
 
-from configs.layout import ASSIGNMENT, EFFECTS, ITEMS, SCORES, RunLayout, atomic_file, read_json, read_table, write_json
+from configs.layout import (
+    ASSIGNMENT,
+    EFFECTS,
+    ITEMS,
+    SCORES,
+    ModelLayout,
+    RunLayout,
+    atomic_file,
+    read_json,
+    read_table,
+    write_json,
+)
 from configs.schema import Recipe
 from eval import figures
 from eval.figures import COLOURS, Chart, Measured, var
@@ -35,8 +46,6 @@ CONTINUATIONS = pa.schema(
     [(name, pa.string()) for name in ("item_id", "probe_id", "kind", "arm", "prompt", "target", "continuation")]
     + [("exposures", pa.int32()), ("extracted", pa.bool_()), ("log_prob", pa.float64())]
 )
-
-
 FIGURES: dict[str, Callable[[Measured], Chart | None]] = {  # of one model; report.html says how to read each
     "extraction": figures.extraction,
     "gain": figures.gain,
@@ -81,28 +90,18 @@ VEGALITE = alt.SCHEMA_VERSION.removeprefix("v").rpartition(".")[0]  # vl_convert
 
 def write_report(run: RunLayout, recipe: Recipe, findings: list[dict[str, Any]]) -> Path:
     """Gather a run's tables, draw and render them; returns `report/index.html`. What a run has not measured is left out."""
-    items, assignment = table(run.items, ITEMS), table(run.assignment, ASSIGNMENT)
+    items, assignment, arms = table(run.items, ITEMS), table(run.assignment, ASSIGNMENT), arm_table(recipe)
     balance = pd.read_csv(run.balance) if run.balance.exists() else pd.DataFrame(columns=["stratum", "arm", "smd"])
-    arms = arm_table(recipe)
-    models = run.models()
-    measured = {
-        name: Measured(
-            items=items,
-            arms=arms,
-            assignment=assignment,
-            scores=table(run.model(name).scores / "scores.parquet", SCORES),
-            effects=table(run.model(name).scores / "effects.parquet", EFFECTS),
-            steps=recipe.train.steps,
-        )
-        for name in models
+    measured = {name: read_measured(run.model(name), items, assignment, arms, recipe.train.steps) for name in run.models()}
+    metrics = pd.concat([pd.DataFrame()] + [read_metrics(run.model(name)).assign(model=name) for name in measured])
+    effects = pd.concat([EFFECTS.empty_table().to_pandas()] + [tables.effects for tables in measured.values()])
+    memorized = {
+        name: rank_memorized(table(run.model(name).root / "continuations.parquet", CONTINUATIONS), items) for name in measured
     }
-    metrics = pd.concat([pd.DataFrame()] + [read_metrics(run, name) for name in models], ignore_index=True)
-    effects = pd.concat([EFFECTS.empty_table().to_pandas()] + [tables.effects for tables in measured.values()], ignore_index=True)
-    continuations = {name: table(run.model(name).root / "continuations.parquet", CONTINUATIONS) for name in models}
-    memorized = {name: rank_memorized(rows, items) for name, rows in continuations.items()}
     drawn = draw(metrics, measured)
     panels = [panel for panels in drawn.values() for panel in panels]
-    page = environment().get_template("report.html").render(
+    template = environment().get_template("report.html")
+    page = template.render(
         recipe=recipe,
         summary=summary(run, recipe, metrics, measured),
         findings=findings,
@@ -117,14 +116,13 @@ def write_report(run: RunLayout, recipe: Recipe, findings: list[dict[str, Any]])
         versions=versions(),
         colours=COLOURS,
         javascript=javascript(),
-    )  # fmt: skip
+    )
 
     write_json(run.report / "findings.json", findings)
     write_csv(run.report / "effects.csv", effects)
     write_csv(run.report / "balance.csv", balance)
-    write_csv(
-        run.report / "memorized.csv", pd.concat([pd.DataFrame()] + [rows.assign(model=name) for name, rows in memorized.items()])
-    )
+    ranked = pd.concat([pd.DataFrame()] + [rows.assign(model=name) for name, rows in memorized.items()])
+    write_csv(run.report / "memorized.csv", ranked)
     for panel in panels:
         write_text(run.report / f"{panel.name}.svg", plain(panel.svg))
     write_text(run.report / "index.html", page)
@@ -139,10 +137,15 @@ def table(path: Path, schema: pa.Schema) -> pd.DataFrame:
     return (read_table(path) if path.exists() else schema.empty_table()).to_pandas()
 
 
-def read_metrics(run: RunLayout, model: str) -> pd.DataFrame:
-    path = run.model(model).metrics
-    lines = path.read_text().splitlines() if path.exists() else []
-    return pd.DataFrame([json.loads(line) for line in lines]).assign(model=model)
+def read_measured(model: ModelLayout, items: pd.DataFrame, assignment: pd.DataFrame, arms: pd.DataFrame, steps: int) -> Measured:
+    scores = table(model.scores / "scores.parquet", SCORES)
+    effects = table(model.scores / "effects.parquet", EFFECTS)
+    return Measured(items=items, arms=arms, assignment=assignment, scores=scores, effects=effects, steps=steps)
+
+
+def read_metrics(model: ModelLayout) -> pd.DataFrame:
+    lines = model.metrics.read_text().splitlines() if model.metrics.exists() else []
+    return pd.DataFrame([json.loads(line) for line in lines])
 
 
 def parameters(run: RunLayout, model: str) -> int | None:

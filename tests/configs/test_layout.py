@@ -1,0 +1,341 @@
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from configs import layout
+from configs.errors import DataError, ImprintError
+from configs.layout import CheckpointInfo, Lock, ModelLayout, RunLayout, atomic_file, atomic_folder, fingerprint
+
+SCHEMAS = {name: value for name, value in vars(layout).items() if isinstance(value, pa.Schema)}
+
+# ------------------------------------------------------------------------------------------------ atomic writes
+
+
+def test_a_file_appears_whole_when_the_block_succeeds(tmp_path):
+    path = tmp_path / "deep" / "file"
+    with atomic_file(path) as temporary:
+        temporary.write_text("all of it")
+        assert not path.exists()
+    assert path.read_text() == "all of it"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fail():
+        with atomic_file(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    pytest.raises(RuntimeError, fail)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_appears_whole_when_the_block_succeeds(tmp_path):
+    path = tmp_path / "deep" / "folder"
+    with atomic_folder(path) as temporary:
+        (temporary / "inner").mkdir()
+        (temporary / "inner" / "file").write_text("x")
+        assert not path.exists()
+    assert (path / "inner" / "file").read_text() == "x"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_failed_folder_leaves_nothing(tmp_path):
+    def fail():
+        with atomic_folder(tmp_path / "folder") as temporary:
+            (temporary / "file").write_text("half")
+            raise RuntimeError
+
+    pytest.raises(RuntimeError, fail)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_writer_left_behind_does_not_get_into_the_folder(tmp_path):
+    path = tmp_path / "folder"
+    left = tmp_path / f"folder.tmp-{socket.gethostname()}-{os.getpid()}"
+    left.mkdir()
+    (left / "stale").write_text("x")
+    with atomic_folder(path) as temporary:
+        (temporary / "fresh").write_text("x")
+    assert [file.name for file in path.iterdir()] == ["fresh"]
+
+
+def test_the_loser_of_a_race_leaves_the_winners_folder(tmp_path):
+    path = tmp_path / "folder"
+    with atomic_folder(path) as temporary:
+        (temporary / "file").write_text("loser")
+        path.mkdir()
+        (path / "file").write_text("winner")
+    assert (path / "file").read_text() == "winner"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# ------------------------------------------------------------------------------------------------ tables
+
+
+def example(kind: pa.DataType):
+    """Some value of an arrow type."""
+    if pa.types.is_struct(kind):
+        return {field.name: example(field.type) for field in kind}
+    if pa.types.is_list(kind):
+        return [example(kind.value_type)] * 2
+    if pa.types.is_fixed_size_binary(kind):
+        return bytes(range(kind.byte_width))
+    if pa.types.is_boolean(kind):
+        return True
+    if pa.types.is_floating(kind):
+        return 0.5
+    return 7 if pa.types.is_integer(kind) else "é <|endoftext|>"
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_a_table_reads_as_it_was_written(name, tmp_path):
+    rows = [{field.name: example(field.type) for field in SCHEMAS[name]}] * 3
+    layout.write_table(tmp_path / "table.parquet", rows, SCHEMAS[name])
+    table = layout.read_table(tmp_path / "table.parquet")
+    assert table.to_pylist() == rows
+    assert table.schema == SCHEMAS[name]
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_a_table_without_rows_keeps_its_columns(name, tmp_path):
+    layout.write_table(tmp_path / "table.parquet", [], SCHEMAS[name])
+    assert layout.read_table(tmp_path / "table.parquet").schema == SCHEMAS[name]
+
+
+@pytest.mark.parametrize("form", [pd.DataFrame, lambda columns: columns, pa.table])
+def test_a_data_frame_a_mapping_and_an_arrow_table_are_written_alike(form, tmp_path):
+    columns = {"item_id": ["a", "b"], "group": ["g", "g"], "arm": ["1x", "4x"], "copies": [1, 4], "window_start": [0.0, 0.5]}
+    columns |= {"window_end": [1.0, 0.75], "spacing": ["uniform"] * 2, "placement": ["start"] * 2}
+    layout.write_table(tmp_path / "table.parquet", form(columns), layout.ASSIGNMENT)
+    table = layout.read_table(tmp_path / "table.parquet")
+    assert table.schema == layout.ASSIGNMENT
+    assert table.to_pydict() == columns
+
+
+def test_a_column_of_the_wrong_type_is_not_written(tmp_path):
+    rows = [{field.name: example(field.type) for field in layout.PLAN} | {"row": "first"}]
+    pytest.raises((pa.ArrowInvalid, pa.ArrowTypeError), layout.write_table, tmp_path / "t.parquet", rows, layout.PLAN)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_table_is_a_data_error(tmp_path):
+    with pytest.raises(DataError, match="plan.parquet does not exist"):
+        layout.read_table(tmp_path / "plan.parquet")
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: data[:-8] + b"\0" * 8])
+def test_a_damaged_table_is_a_data_error_that_says_what_to_do(damage, tmp_path):
+    path = tmp_path / "plan.parquet"
+    layout.write_table(path, [{field.name: example(field.type) for field in layout.PLAN}], layout.PLAN)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(DataError, match="plan.parquet is damaged .* remove it and run again"):
+        layout.read_table(path)
+
+
+# ------------------------------------------------------------------------------------------------ json
+
+
+def test_json_reads_as_it_was_written(tmp_path):
+    thing = {"é": [1, 2.5, None], "b": {"c": "<|endoftext|>"}}
+    layout.write_json(tmp_path / "thing.json", thing)
+    assert layout.read_json(tmp_path / "thing.json") == thing
+
+
+def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path):
+    layout.write_json(tmp_path / "thing.json", 1)
+    pytest.raises(TypeError, layout.write_json, tmp_path / "thing.json", {1, 2})
+    assert layout.read_json(tmp_path / "thing.json") == 1
+
+
+@pytest.mark.parametrize(("content", "words"), [(None, "does not exist"), (b'{"a": ', "is damaged"), (b"\xff", "is damaged")])
+def test_missing_or_damaged_json_is_a_data_error(content, words, tmp_path):
+    if content is not None:
+        (tmp_path / "thing.json").write_bytes(content)
+    with pytest.raises(DataError, match=f"thing.json {words}"):
+        layout.read_json(tmp_path / "thing.json")
+
+
+# ------------------------------------------------------------------------------------------------ fingerprints
+
+
+def test_a_fingerprint_does_not_depend_on_the_order_of_keys():
+    assert fingerprint({"a": 1, "b": {"c": 2, "d": 3}}) == fingerprint({"b": {"d": 3, "c": 2}, "a": 1})
+
+
+@pytest.mark.parametrize("other", [{"a": [2, 1]}, {"a": [1, 2.5]}, {"b": [1, 2]}, {"a": ["1", 2]}, {"a": [[1, 2]]}])
+def test_other_values_have_another_fingerprint(other):
+    assert fingerprint({"a": [1, 2]}) != fingerprint(other)
+
+
+def test_fingerprints_do_not_change_between_versions():
+    assert fingerprint(["corpus", 1, {"b": 0.5, "a": None}]) == "744996898a8ae022d3b92e32cd0f251ff18daca2ea6a2b1cc4d7c830b5e3d30c"
+
+
+def test_the_fingerprint_of_a_file_is_that_of_its_bytes(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")  # FIPS 180-2, appendix B.1
+    assert layout.file_fingerprint(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+# ------------------------------------------------------------------------------------------------ the lock
+
+
+def held_by(folder, host, process, seconds_ago=0.0):
+    path = folder / "lock.json"
+    path.write_text(json.dumps({"host": host, "process": process}))
+    os.utime(path, (time.time() - seconds_ago,) * 2)
+
+
+def dead_process() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_a_lock_names_its_holder_and_is_gone_afterwards(tmp_path):
+    with Lock(tmp_path / "run") as lock:
+        assert json.loads(lock.path.read_text()) == {"host": socket.gethostname(), "process": os.getpid()}
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_lock_is_gone_when_the_work_fails(tmp_path):
+    def fail():
+        with Lock(tmp_path):
+            raise RuntimeError
+
+    pytest.raises(RuntimeError, fail)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_of_a_living_process_is_refused_however_long_it_was_silent(tmp_path):
+    held_by(tmp_path, socket.gethostname(), os.getppid(), seconds_ago=10 * layout.HEARTBEAT_SECONDS)
+    with pytest.raises(ImprintError, match=rf"being written by process {os.getppid()} on {socket.gethostname()}"):
+        Lock(tmp_path).__enter__()
+    assert json.loads((tmp_path / "lock.json").read_text())["process"] == os.getppid()
+
+
+def test_a_lock_of_a_dead_process_is_taken_over(tmp_path):
+    held_by(tmp_path, socket.gethostname(), dead_process())
+    with Lock(tmp_path) as lock:
+        assert json.loads(lock.path.read_text())["process"] == os.getpid()
+
+
+def test_a_lock_of_another_host_is_refused_while_it_beats(tmp_path):
+    held_by(tmp_path, "another-host", 1, seconds_ago=layout.HEARTBEAT_SECONDS - 10)
+    with pytest.raises(ImprintError, match="process 1 on another-host; wait for it, stop it, or use another name="):
+        Lock(tmp_path).__enter__()
+
+
+def test_a_lock_of_another_host_is_taken_over_when_it_is_silent(tmp_path):
+    held_by(tmp_path, "another-host", 1, seconds_ago=layout.HEARTBEAT_SECONDS + 10)
+    with Lock(tmp_path) as lock:
+        assert json.loads(lock.path.read_text())["host"] == socket.gethostname()
+
+
+@pytest.mark.parametrize("content", ["", '{"host": "a'])
+def test_a_lock_that_was_half_written_long_ago_is_taken_over(content, tmp_path):
+    (tmp_path / "lock.json").write_text(content)
+    os.utime(tmp_path / "lock.json", (time.time() - layout.HEARTBEAT_SECONDS - 10,) * 2)
+    with Lock(tmp_path) as lock:
+        assert json.loads(lock.path.read_text())["process"] == os.getpid()
+
+
+@pytest.mark.parametrize("content", ["", '{"host": "a'])
+def test_a_lock_that_is_just_being_written_is_refused(content, tmp_path):
+    (tmp_path / "lock.json").write_text(content)
+    pytest.raises(ImprintError, Lock(tmp_path).__enter__)
+
+
+def test_beating_renews_the_lock_once_it_is_due(tmp_path, monkeypatch):
+    with Lock(tmp_path) as lock:
+        os.utime(lock.path, (0, 0))
+        lock.beat()
+        assert lock.path.stat().st_mtime == 0
+        now = time.monotonic()
+        monkeypatch.setattr(time, "monotonic", lambda: now + layout.HEARTBEAT_SECONDS / 2)
+        lock.beat()
+        assert lock.path.stat().st_mtime > time.time() - 60
+
+
+# ------------------------------------------------------------------------------------------------ checkpoints
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    folder = tmp_path / "step-00000004"
+    folder.mkdir()
+    (folder / "weights").write_bytes(bytes(1000))
+    (folder / "config.json").write_text("{}")
+    files = {name: layout.file_fingerprint(folder / name) for name in ("weights", "config.json")}
+    info = CheckpointInfo("perturbed", 4, 512, 32, "corpus", "plan", "config", files)
+    info.write(folder)
+    return folder, info
+
+
+def test_the_record_of_a_checkpoint_reads_as_it_was_written(checkpoint):
+    folder, info = checkpoint
+    assert CheckpointInfo.read(folder) == info
+
+
+def test_an_intact_checkpoint_is_not_damaged(checkpoint):
+    folder, info = checkpoint
+    assert info.damaged(folder) is None
+
+
+def test_one_flipped_bit_is_noticed(checkpoint):
+    folder, info = checkpoint
+    data = bytearray((folder / "weights").read_bytes())
+    data[500] ^= 1
+    (folder / "weights").write_bytes(data)
+    assert info.damaged(folder) == "weights"
+
+
+def test_a_missing_file_is_noticed(checkpoint):
+    folder, info = checkpoint
+    (folder / "config.json").unlink()
+    assert info.damaged(folder) == "config.json"
+
+
+def test_a_file_that_was_not_recorded_does_not_count_as_damage(checkpoint):
+    folder, info = checkpoint
+    (folder / "README.md").write_text("x")
+    assert replace(info).damaged(folder) is None
+
+
+# ------------------------------------------------------------------------------------------------ paths
+
+
+def test_checkpoints_are_the_folders_with_a_marker_in_the_order_of_their_steps(tmp_path):
+    model = ModelLayout(tmp_path)
+    for step in (900, 0, 12_000):
+        model.checkpoint(step).mkdir(parents=True)
+        (model.checkpoint(step) / "imprint.json").write_text("{}")
+    model.checkpoint(300).mkdir()
+    assert model.checkpoints() == [0, 900, 12_000]
+
+
+def test_the_models_of_a_run_are_those_with_checkpoints(tmp_path):
+    run = RunLayout(tmp_path)
+    for name in ("standard", "perturbed"):
+        run.model(name).checkpoint(0).mkdir(parents=True)
+    run.report.mkdir()
+    assert run.models() == ["perturbed", "standard"]
+
+
+def test_ledger_segments_are_in_the_order_of_their_steps(tmp_path):
+    model = ModelLayout(tmp_path)
+    for first in (1000, 150, 0):
+        model.ledger(first, first + 150).touch()
+    assert [path.name for path in model.ledgers()] == [model.ledger(first, first + 150).name for first in (0, 150, 1000)]

@@ -1,7 +1,7 @@
 """The front door: one command-line program, a subcommand for each job of an experiment.
 
-    imprint run configs/quickstart.yaml
-    imprint run configs/quickstart.yaml train.steps=200 name=short
+imprint run configs/quickstart.yaml
+imprint run configs/quickstart.yaml train.steps=200 name=short
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ app = typer.Typer(
 )
 
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="a recipe, as configs/quickstart.yaml", show_default=False)]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings to override, as train.steps=200", show_default=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings to override, as train.steps=200", show_default=False)
+]
 
 
 def _experiment(config: Path, overrides: list[str] | None) -> Experiment:
@@ -41,7 +43,10 @@ def _experiment(config: Path, overrides: list[str] | None) -> Experiment:
     return Experiment(load_recipe(config, overrides or []))
 
 
-@app.command(epilog="Examples: imprint run configs/quickstart.yaml | imprint run configs/quickstart.yaml corpus.source=jsonl corpus.path=my.jsonl")
+@app.command(
+    epilog="Examples: imprint run configs/quickstart.yaml; "
+    "imprint run configs/quickstart.yaml corpus.source=jsonl corpus.path=my.jsonl"
+)
 def run(config: Config, overrides: Overrides = None) -> None:
     """Every job, resumed where it stopped; prints the findings and where the report is."""
     experiment = _experiment(config, overrides)
@@ -86,7 +91,13 @@ def _show_findings(experiment: Experiment) -> None:
     from rich.table import Table
 
     table = Table(title=f"Findings of {experiment.recipe.name}", title_justify="left")
-    for name, justify in (("finding", "left"), ("kind", "left"), ("value", "right"), ("95% interval", "right"), ("verdict", "left")):
+    for name, justify in (
+        ("finding", "left"),
+        ("kind", "left"),
+        ("value", "right"),
+        ("95% interval", "right"),
+        ("verdict", "left"),
+    ):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for row in experiment.findings():
         value, low, high = (f"{row[key]:.2f}" if row[key] is not None else "-" for key in ("value", "low", "high"))

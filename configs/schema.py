@@ -92,7 +92,7 @@ class Seeds:
 class Tokenizer:
     """A byte-level BPE trained on the corpus, or one that exists."""
 
-    path: str | None = setting(None, "a tokenizer to load: a tokenizer.json, a folder that holds one, or a hub name; none trains one")
+    path: str | None = setting(None, "a tokenizer.json, a folder that holds one, or a hub name; one is trained if not given")
     vocabulary: int = setting(1024, "size of a trained vocabulary, the end-of-text token included", "tokens")
 
 
@@ -124,7 +124,7 @@ class Design:
 
     copies: list[int] = setting([0, 1, 4, 16, 64, 256], "copies of each item, an arm each; 0 is held out", "copies")
     sizes: list[int] = setting([24, 12, 12, 8, 6, 4], "groups of each item set in each of these arms", "groups")
-    window: list[float] = setting([0.0, 1.0], "part of training in which the copies of these arms may fall", "fractions of training")
+    window: list[float] = setting([0.0, 1.0], "part of training in which copies of these arms fall", "fractions of training")
     placement: str = setting("anywhere", "where in a row a copy of these arms may lie: anywhere or start")
     arms: dict[str, Arm] = setting({}, "further arms by name, each with its own copies, size, window and placement")
 

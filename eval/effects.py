@@ -18,18 +18,30 @@ SHARES = {"extracted": "rate", "secret_extracted": "rate", "correct": "rate"}
 ATTACKS = ("loss", "zlib", "min_k")
 
 
-def effects(scores: pd.DataFrame, items: pd.DataFrame, assignment: pd.DataFrame, secret_bits: float, resamples: int, seed: int) -> pd.DataFrame:
+def effects(
+    scores: pd.DataFrame, items: pd.DataFrame, assignment: pd.DataFrame, secret_bits: float, resamples: int, seed: int
+) -> pd.DataFrame:
     """Rows of the effects table for all metrics, kinds, arms and checkpoints of one model.
 
     `scores`: the scores table; `items`: item_id, kind, stratum and probes; `assignment`: item_id, group, arm.
     """
     joined = _join(scores, items, assignment, secret_bits)
+    attacked = joined["metric"].isin(ATTACKS)
+    joined = pd.concat([joined[~attacked], _by_group(joined[attacked])], ignore_index=True)
     rows: list[dict[str, Any]] = []
     for (model, step, metric), part in joined.groupby(["model", "step", "metric"], sort=True):
         for kind, chosen in [("all", part), *part.groupby("kind", sort=True)]:
             for contrast, arm, interval in _contrasts(str(metric), chosen, resamples, seed):
                 rows.append(
-                    {"metric": metric, "contrast": contrast, "kind": kind, "arm": arm, "model": model, "step": step, **vars(interval)}
+                    {
+                        "metric": metric,
+                        "contrast": contrast,
+                        "kind": kind,
+                        "arm": arm,
+                        "model": model,
+                        "step": step,
+                        **vars(interval),
+                    }
                 )
     return pd.DataFrame(rows)
 
@@ -39,8 +51,14 @@ def _join(scores: pd.DataFrame, items: pd.DataFrame, assignment: pd.DataFrame, s
 
     `secret_extracted` repeats `extracted` for the probes whose target has at least `secret_bits` given its prompt.
     """
-    joined = scores.merge(items[["item_id", "kind", "stratum"]], on="item_id").merge(assignment[["item_id", "group", "arm"]], on="item_id")
-    bits = {(item, probe["probe_id"]): probe["bits"] for item, probes in zip(items["item_id"], items["probes"], strict=True) for probe in probes}
+    joined = scores.merge(items[["item_id", "kind", "stratum"]], on="item_id").merge(
+        assignment[["item_id", "group", "arm"]], on="item_id"
+    )
+    bits = {
+        (item, probe["probe_id"]): probe["bits"]
+        for item, probes in zip(items["item_id"], items["probes"], strict=True)
+        for probe in probes
+    }
     joined["bits"] = [bits.get(key, 0.0) for key in zip(joined["item_id"], joined["probe_id"], strict=True)]
     secrets = joined[(joined["metric"] == "extracted") & (joined["bits"] >= secret_bits)]
     joined = pd.concat([joined, secrets.assign(metric="secret_extracted")], ignore_index=True)
@@ -51,6 +69,12 @@ def _join(scores: pd.DataFrame, items: pd.DataFrame, assignment: pd.DataFrame, s
     return joined
 
 
+def _by_group(attacked: pd.DataFrame) -> pd.DataFrame:
+    """One membership score a group, the mean over its texts: what an AUC counts must be independent."""
+    cell = ["model", "step", "metric", "kind", "stratum", "arm", "group"]
+    return attacked.groupby(cell, sort=False).agg({"value": "mean", "exposures": "max"}).reset_index()
+
+
 def _contrasts(metric: str, part: pd.DataFrame, resamples: int, seed: int) -> Iterator[tuple[str, str, Interval]]:
     """(contrast, arm, interval) of one metric of one kind at one checkpoint."""
     arms = dict(tuple(part.groupby("arm", sort=True)))
@@ -59,8 +83,8 @@ def _contrasts(metric: str, part: pd.DataFrame, resamples: int, seed: int) -> It
         if metric in SHARES:
             yield SHARES[metric], arm, _share(chosen)
         elif metric in ATTACKS:
-            if arm != HELD_OUT and twins is not None and (exposed := chosen[chosen["exposures"] > 0]).size:
-                yield "auc", arm, _auc(exposed, twins)
+            if arm != HELD_OUT and twins is not None and (strata := _strata(chosen[chosen["exposures"] > 0], twins)):
+                yield "auc", arm, stratified_auc(strata)
         else:
             bounds = (0.0, chosen["bits"].max()) if metric == "exposure" else (-np.inf, 0.0)
             yield "mean", arm, mean(chosen["value"], chosen["group"], bounds=bounds)
@@ -89,10 +113,9 @@ def _share(chosen: pd.DataFrame) -> Interval:
     return proportion(float(by_group.sum()), len(by_group))
 
 
-def _auc(exposed: pd.DataFrame, twins: pd.DataFrame) -> Interval:
-    """Members against held-out twins of the same item set; an item's score is the mean over its variants."""
-    strata = []
-    for stratum, members in exposed.groupby("stratum", sort=True):
-        non_members = twins[twins["stratum"] == stratum]
-        strata.append((members.groupby("item_id")["value"].mean(), non_members.groupby("item_id")["value"].mean()))
-    return stratified_auc(strata)
+def _strata(exposed: pd.DataFrame, twins: pd.DataFrame) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Scores of (members, held-out twins), for each item set that has both."""
+    members, non_members = (
+        {name: part.to_numpy() for name, part in frame.groupby("stratum")["value"]} for frame in (exposed, twins)
+    )
+    return [(members[name], non_members[name]) for name in members if name in non_members]

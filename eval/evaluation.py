@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
@@ -32,19 +33,28 @@ from configs.schema import Eval
 from eval.effects import effects
 from eval.extraction import exposure
 from eval.scores import ScoredItems, choice_scores, exposures, text_scores
-from eval.scoring import continue_greedily, score_candidates, score_space, score_tokens
+from eval.scoring import continue_greedily, score_space, score_tokens
 from inject.items.texts import split_probe
 from inject.tokenizer import encode
 
 FORMAT = 1
 LARGEST_SPACE = 10**6  # candidates of a canary that are all scored
 CONTINUED = 8  # items of each kind whose continuation is shown
+SMALL = 5_000_000  # parameters of a model that gains little from a second processor thread, and on a busy machine loses much
 
 
 class Evaluation:
     """The items of a run, ready to be scored at the checkpoints of its models."""
 
-    def __init__(self, settings: Eval, items: pa.Table, texts: pa.Table, assignment: pa.Table, plan: pa.Table, tokenizer: PreTrainedTokenizerFast):
+    def __init__(
+        self,
+        settings: Eval,
+        items: pa.Table,
+        texts: pa.Table,
+        assignment: pa.Table,
+        plan: pa.Table,
+        tokenizer: PreTrainedTokenizerFast,
+    ):
         self.settings, self.plan, self.tokenizer = settings, plan, tokenizer
         self.items, self.assignment = items.to_pandas(), assignment.to_pandas()
         self.texts = texts.select(["item_id", "variant", "tokens"]).to_pylist()
@@ -81,13 +91,21 @@ class Evaluation:
         return rows
 
     def _choice_rows(self, model: PreTrainedModel, label: dict[str, Any]) -> list[dict[str, Any]]:
+        split = [
+            (item, probe, *split_probe(self.tokenizer, probe["prompt"], probe["candidates"]))
+            for item, probe in (self.scored.choices if self.settings.testset else [])
+        ]
+        cells = [
+            (item, probe, i, len(prompt), [*prompt, *tokens])
+            for item, probe, prompt, all_ in split
+            for i, tokens in enumerate(all_)
+        ]
         rows = []
-        for item, probe in self.scored.choices if self.settings.testset else []:
-            prompt, candidates = split_probe(self.tokenizer, probe["prompt"], probe["candidates"])
-            log_probs = score_candidates(model, prompt, candidates, self.context, self.settings.batch_tokens)
-            for candidate, log_prob in zip(probe["candidates"], log_probs.tolist(), strict=True):
-                row = {"item_id": item, "probe_id": probe["probe_id"], "candidate": candidate}
-                rows.append({**label, **row, "log_prob": log_prob, "characters": len(candidate)})
+        for n, scores in score_tokens(model, [cell[-1] for cell in cells], self.context, self.settings.batch_tokens):
+            item, probe, i, start, _ = cells[n]
+            candidate, log_prob = probe["candidates"][i], float(scores.log_prob[start:].astype(np.float64).sum())
+            row = {"item_id": item, "probe_id": probe["probe_id"], "candidate": candidate}
+            rows.append({**label, **row, "log_prob": log_prob, "characters": len(candidate)})
         return rows
 
     def _exposure_rows(self, model: PreTrainedModel, label: dict[str, Any]) -> list[dict[str, Any]]:
@@ -101,10 +119,21 @@ class Evaluation:
                 continue
             prompt, secret = split_probe(self.tokenizer, probe["prompt"], [probe["target"]])
             if secret[0] != [digits[int(d)] for d in probe["target"]]:
-                raise DataError(f"the secret of {item.item_id} is not one token a digit under this tokenizer; set eval.exposure=false")
+                raise DataError(
+                    f"the secret of {item.item_id} is not one token a digit under this tokenizer; set eval.exposure=false"
+                )
             space = score_space(model, [*self.context, *prompt], digits, len(probe["target"]))
             value = exposure(space, int(probe["target"]))
-            rows.append({**label, "item_id": item.item_id, "probe_id": probe["probe_id"], "metric": "exposure", "value": value, "exposures": 0})
+            rows.append(
+                {
+                    **label,
+                    "item_id": item.item_id,
+                    "probe_id": probe["probe_id"],
+                    "metric": "exposure",
+                    "value": value,
+                    "exposures": 0,
+                }
+            )
         return rows
 
     # -------------------------------------------------------------------------------------------- pure functions of the passes
@@ -130,7 +159,9 @@ class Evaluation:
     def continuations(self, layout: ModelLayout, step: int) -> None:
         """The model's greedy continuation of the prompts it knows best, a few items of each kind, at one checkpoint."""
         scores = read_table(layout.scores / "scores.parquet").to_pandas()
-        own = scores[(scores["step"] == step) & (scores["metric"] == "log_prob")].merge(self.assignment[["item_id", "arm"]], on="item_id")
+        own = scores[(scores["step"] == step) & (scores["metric"] == "log_prob")].merge(
+            self.assignment[["item_id", "arm"]], on="item_id"
+        )
         own = own.merge(self.items[["item_id", "kind"]], on="item_id").sort_values("value", ascending=False)
         probes = {(key[0], probe["probe_id"]): probe for key, targets in self.scored.targets.items() for probe, _ in targets}
         own = own[[probes[key]["bits"] > 0 or kind == "testset" for key, kind in zip(_pairs(own), own["kind"], strict=True)]]
@@ -175,6 +206,8 @@ def evaluate(evaluation: Evaluation, layout: ModelLayout, global_batch: int, see
 def load_model(folder: Path) -> PreTrainedModel:
     """A checkpoint, ready to be scored."""
     model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True)
+    if model.num_parameters() < SMALL:
+        torch.set_num_threads(1)
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 

@@ -8,8 +8,8 @@ from math import isfinite
 
 import pandas as pd
 
-from eval.statistics import Interval
 from configs.schema import Recipe
+from eval.statistics import Interval
 from inject.design import HELD_OUT, arms
 
 YES, NO, UNDECIDED = "yes", "no", "not decidable"
@@ -44,7 +44,9 @@ def findings(effects: pd.DataFrame, recipe: Recipe, model: str = "perturbed") ->
     if not len(own):
         return []
     rows = [asdict(finding) for finding in _findings(own[own["step"] == own["step"].max()], recipe)]
-    return [{key: None if isinstance(value, float) and not isfinite(value) else value for key, value in row.items()} for row in rows]
+    return [
+        {key: None if isinstance(value, float) and not isfinite(value) else value for key, value in row.items()} for row in rows
+    ]
 
 
 def _findings(last: pd.DataFrame, recipe: Recipe) -> Iterator[Finding]:
@@ -53,7 +55,9 @@ def _findings(last: pd.DataFrame, recipe: Recipe) -> Iterator[Finding]:
 
     for effect in _rows(last, "log_prob", "slope"):
         if effect.kind != "all":
-            yield _finding("more copies, more memorized: slope of the gain in log-probability over log2(1 + copies) is above 0", effect, 0.0)
+            yield _finding(
+                "more copies, more memorized: slope of the gain in log-probability over log2(1 + copies) is above 0", effect, 0.0
+            )
 
     for effect in _rows(last, "secret_extracted", "rate", arm=most):
         yield _finding(f"secrets inserted {max(copies)} times are extracted at least half the time", effect, 0.5, touching=True)
@@ -64,16 +68,22 @@ def _findings(last: pd.DataFrame, recipe: Recipe) -> Iterator[Finding]:
     for attack in recipe.eval.membership:
         for effect in _rows(last, attack, "auc", arm=most):
             if effect.kind == "all":
-                yield _finding(f"{attack} attack tells items inserted {max(copies)} times from held-out twins (AUC above 0.5)", effect, 0.5)
+                yield _finding(
+                    f"{attack} attack tells items inserted {max(copies)} times from held-out twins (AUC above 0.5)", effect, 0.5
+                )
     for effect in _rows(last, "loss", "auc", arm=least):
         if effect.kind == "all" and least != most:
             verdict = YES if effect.low <= 0.5 <= effect.high else NO
-            yield _with_verdict(f"loss attack cannot tell items inserted {least} from held-out twins (AUC interval contains 0.5)", effect, verdict)
+            yield _with_verdict(
+                f"loss attack cannot tell items inserted {least} from held-out twins (AUC interval contains 0.5)", effect, verdict
+            )
 
     for effect in last[last["contrast"].str.startswith("minus ") & (last["kind"] == "all")].itertuples():
         verdict = YES if effect.high < 0 else NO if effect.low >= 0 else UNDECIDED
         twin = effect.contrast.removeprefix("minus ")
-        yield _with_verdict(f"arm {effect.arm} ends below the {twin} arm of equal copies (difference of the gains)", effect, verdict)
+        yield _with_verdict(
+            f"arm {effect.arm} ends below the {twin} arm of equal copies (difference of the gains)", effect, verdict
+        )
 
     for effect in _rows(last, "correct", "rate", arm=most):
         if effect.kind != "all":
@@ -81,7 +91,9 @@ def _findings(last: pd.DataFrame, recipe: Recipe) -> Iterator[Finding]:
             yield _finding(f"questions inserted {max(copies)} times are answered above chance ({chance:.0%})", effect, chance)
     for effect in _rows(last, "exposure", "mean", arm=most):
         if effect.kind == "all":
-            yield _finding(f"canaries inserted {max(copies)} times have more exposure than chance (1.4 bits)", effect, CHANCE_EXPOSURE)
+            yield _finding(
+                f"canaries inserted {max(copies)} times have more exposure than chance (1.4 bits)", effect, CHANCE_EXPOSURE
+            )
 
 
 CHANCE_EXPOSURE = 1.4427  # bits: mean of -log2 of a uniform rank, 1 / ln 2
@@ -100,5 +112,14 @@ def _finding(name: str, effect, bound: float, touching: bool = False) -> Finding
 
 def _with_verdict(name: str, effect, verdict: str) -> Finding:  # type: ignore[no-untyped-def]
     return Finding(
-        name, effect.metric, effect.kind, effect.arm, int(effect.step), effect.value, effect.low, effect.high, int(effect.n), verdict
+        name,
+        effect.metric,
+        effect.kind,
+        effect.arm,
+        int(effect.step),
+        effect.value,
+        effect.low,
+        effect.high,
+        int(effect.n),
+        verdict,
     )

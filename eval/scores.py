@@ -30,7 +30,9 @@ class ScoredItems:
 
     @staticmethod
     def from_tables(items: pa.Table, texts: pa.Table, tokenizer: PreTrainedTokenizerFast) -> ScoredItems:
-        rendered = {(row["item_id"], row["variant"]): row["text"] for row in texts.select(["item_id", "variant", "text"]).to_pylist()}
+        rendered = {
+            (row["item_id"], row["variant"]): row["text"] for row in texts.select(["item_id", "variant", "text"]).to_pylist()
+        }
         targets: dict[tuple[str, str], list[Target]] = {key: [] for key in rendered}
         choices = []
         offsets = {key: encode_with_offsets(tokenizer, text)[1] for key, text in rendered.items()}

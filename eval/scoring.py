@@ -36,7 +36,7 @@ def score_tokens(
     lead = len(context)
     tokens_at_once = max(1, min(batch_tokens, LOGITS // model.config.vocab_size))
     for batch in _batches([lead + len(text) for text in texts], tokens_at_once):
-        longest = lead + max(len(texts[i]) for i in batch)
+        longest = max(2, lead + max(len(texts[i]) for i in batch))  # a forward pass needs a token
         padded = torch.zeros((len(batch), longest), dtype=torch.long)
         for slot, i in enumerate(batch):
             padded[slot, : lead + len(texts[i])] = torch.tensor([*context, *texts[i]])
@@ -79,17 +79,6 @@ def _align(scores: np.ndarray, lead: int, tokens: int) -> np.ndarray:
     if lead:
         return own
     return np.concatenate([np.asarray([np.nan if scores.dtype.kind == "f" else -1], scores.dtype), own])
-
-
-def score_candidates(
-    model: PreTrainedModel, prompt: Sequence[int], candidates: Sequence[Sequence[int]], context: Sequence[int], batch_tokens: int
-) -> np.ndarray:
-    """log p of each candidate's tokens after context and prompt, nats, float64 (candidates,)."""
-    out = np.empty(len(candidates))
-    texts = [[*prompt, *candidate] for candidate in candidates]
-    for i, scores in score_tokens(model, texts, context, batch_tokens):
-        out[i] = scores.log_prob[len(prompt) :].astype(np.float64).sum()
-    return out
 
 
 @torch.inference_mode()

@@ -218,7 +218,7 @@ def _open(path: Path) -> io.BufferedIOBase:
     if path.suffix == ".gz":
         return gzip.open(path, "rb")  # type: ignore[return-value]
     if path.suffix == ".zst":
-        return pa.input_stream(path, compression="zstd")  # which, unlike zstandard, tells when a file is cut short
+        return io.BufferedReader(pa.input_stream(path, compression="zstd"))  # which tells when a file is cut short
     return path.open("rb")
 
 

@@ -15,8 +15,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import yaml
-
 from configs.errors import DataError, ImprintError, RecipeError
 from configs.layout import (
     ASSIGNMENT,
@@ -33,7 +31,7 @@ from configs.layout import (
     write_json,
     write_table,
 )
-from configs.recipe import differences, result_settings, save_recipe
+from configs.recipe import differences, load_recipe, result_settings, save_recipe
 from configs.schema import Recipe
 
 PLAN_FORMAT, TRAIN_FORMAT, EVAL_FORMAT, REPORT_FORMAT = 1, 1, 1, 1
@@ -89,7 +87,9 @@ class Experiment:
         settings.pop("models")
         seeds = [recipe.seed_for("order"), recipe.seed_for("init")]
         plan = self.plan_fingerprint if model != "standard" else None
-        return fingerprint(["train", TRAIN_FORMAT, model, result_settings(recipe.model), settings, seeds, self.corpus_fingerprint, plan])
+        return fingerprint(
+            ["train", TRAIN_FORMAT, model, result_settings(recipe.model), settings, seeds, self.corpus_fingerprint, plan]
+        )
 
     def eval_fingerprint(self, model: str) -> str:
         settings = result_settings(self.recipe.eval)
@@ -127,7 +127,9 @@ class Experiment:
             self.run.root.mkdir(parents=True, exist_ok=True)
             self.cache.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ImprintError(f"{error.filename} can't be written ({error.strerror}); choose other folders with runs= and cache=") from error
+            raise ImprintError(
+                f"{error.filename} can't be written ({error.strerror}); choose other folders with runs= and cache="
+            ) from error
         with Lock(self.run.root):
             with atomic_file(self.run.config) as temporary:
                 save_recipe(self.recipe, temporary)
@@ -151,7 +153,10 @@ class Experiment:
         start = time.monotonic()
         job.work()
         seconds = time.monotonic() - start
-        write_json(job.record, {"fingerprint": job.fingerprint, "seconds": round(seconds, 1), "outputs": [str(path) for path in job.outputs]})
+        write_json(
+            job.record,
+            {"fingerprint": job.fingerprint, "seconds": round(seconds, 1), "outputs": [str(path) for path in job.outputs]},
+        )
 
     def refuse_other_settings(self) -> None:
         """Nothing trained is overwritten: a run whose checkpoints were made with other settings is another run."""
@@ -162,12 +167,20 @@ class Experiment:
                 continue
             if CheckpointInfo.read(layout.checkpoint(steps[-1])).config == self.train_fingerprint(model):
                 continue
-            saved = yaml.safe_load(self.run.config.read_text()) if self.run.config.exists() else {}
-            keys = [key for key in differences(_kept(saved), _kept(asdict(self.recipe))) if not key.startswith("eval")]
+            named = ", ".join(self._changed_settings()) or "they are not told apart by its config.yaml"
             raise RecipeError(
-                f"{self.run.root} holds checkpoints of {model} made with other settings ({', '.join(keys) or 'or from other files'}); "
-                f"nothing trained is overwritten: give this run a name of its own, as name={self.recipe.name}-2"
+                f"{self.run.root} holds checkpoints of {model} made with other settings ({named}); nothing trained is overwritten: "
+                f"give this run a name of its own, as name={self.recipe.name}-2"
             )
+
+    def _changed_settings(self) -> list[str]:
+        """Keys of the settings that training depends on whose values differ from those the run was made with."""
+        try:
+            made_with = result_settings(load_recipe(self.run.config))
+        except RecipeError:
+            return []
+        keys = differences(made_with, result_settings(self.recipe))
+        return [key for key in keys if key.split(".")[0] != "eval"]
 
     # -------------------------------------------------------------------------------------------- work
 
@@ -200,7 +213,9 @@ class Experiment:
         for text in texts:
             lengths[text["item_id"]].append((text["variant"], len(text["tokens"])))
         strata = [item.stratum for item in items]
-        plan = make_plan(assignment, strata, lengths, train.steps, train.global_batch, train.sequence_length, recipe.seed_for("placement"))
+        plan = make_plan(
+            assignment, strata, lengths, train.steps, train.global_batch, train.sequence_length, recipe.seed_for("placement")
+        )
         balanced = balance(items, assignment, {item: fmean(n for _, n in variants) for item, variants in lengths.items()})
 
         corpus_link = run.corpus
@@ -265,11 +280,6 @@ class Experiment:
         if not path.exists():
             raise DataError(f"{path} does not exist; imprint run makes it")
         return read_json(path)
-
-
-def _kept(settings: Any) -> dict[str, Any]:
-    """The part of a resolved configuration that training depends on."""
-    return {key: value for key, value in (settings or {}).items() if key in ("seed", "seeds", "corpus", "insert", "design", "model", "train")}
 
 
 def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:

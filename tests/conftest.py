@@ -16,7 +16,7 @@ def small_settings() -> CorpusSettings:
 
 @pytest.fixture(scope="session")
 def small_corpus(small_settings: CorpusSettings, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    """A few hundred synthetic documents, about a hundred thousand tokens of a vocabulary of 300."""
+    """A few hundred synthetic documents, about four hundred thousand tokens of a vocabulary of 300."""
     folder: Path = tmp_path_factory.mktemp("corpus") / "small"
     build_corpus(small_settings, seed=1, folder=folder, identity="small")
     return Corpus(folder)

@@ -24,7 +24,9 @@ design:
   arms:
     early: {copies: 6, size: 1, window: [0.0, 0.5]}
 model: {layers: 1, width: 32, heads: 2}
-train: {steps: 24, global_batch: 4, sequence_length: 64, warmup: 2, checkpoints: {every: 8, resume_every: 4}, threads: 1, precision: fp32}
+train:
+  {steps: 24, global_batch: 4, sequence_length: 64, warmup: 2,
+   checkpoints: {every: 8, resume_every: 4}, threads: 1, precision: fp32}
 eval: {resamples: 100}
 """
 
@@ -80,7 +82,11 @@ def test_checkpoints_are_kept_at_the_first_and_last_step_and_in_between(workspac
 
 
 def test_the_ledger_has_each_step_once(workspace: Path) -> None:
-    steps = [s for path in sorted((root(workspace) / "perturbed").glob("ledger-*.parquet")) for s in pq.read_table(path)["step"].to_pylist()]
+    steps = [
+        s
+        for path in sorted((root(workspace) / "perturbed").glob("ledger-*.parquet"))
+        for s in pq.read_table(path)["step"].to_pylist()
+    ]
     assert steps == list(range(24))
 
 
@@ -150,7 +156,9 @@ def test_the_standard_model_reads_the_same_rows_without_the_insertions(workspace
         (["model.heads=3"], ["model.heads"]),
     ],
 )
-def test_bad_input_gets_a_sentence_and_status_2(tmp_path: Path, capsys: pytest.CaptureFixture, overrides: list[str], words: list[str]) -> None:
+def test_bad_input_gets_a_sentence_and_status_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture, overrides: list[str], words: list[str]
+) -> None:
     (tmp_path / "tiny.yaml").write_text(RECIPE)
     assert imprint(tmp_path, "run", *overrides) == 2
     error = capsys.readouterr().err

@@ -30,7 +30,9 @@ class Ledger:
 
     def add(self, step: int, learning_rate: float, consumed: bool, digests: list[bytes]) -> None:
         model = self.layout.root.name
-        self._rows.append({"model": model, "step": step, "learning_rate": learning_rate, "consumed": consumed, "rows_sha256": digests})
+        self._rows.append(
+            {"model": model, "step": step, "learning_rate": learning_rate, "consumed": consumed, "rows_sha256": digests}
+        )
 
     def commit(self) -> None:
         if self._rows:

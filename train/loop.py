@@ -44,15 +44,21 @@ def train(trajectory: Trajectory, layout: ModelLayout, cache: Path) -> None:
         settings, stream = trajectory.train, trajectory.stream
         execution = settle(settings, cache, layout.root / "execution.json", _shape(trajectory), lambda e: _try_steps(trajectory, e))
         engine = Engine(_new_model(trajectory), settings, execution)
-        step = _resume(engine, layout)
-        ledger = Ledger(layout, step)
-        _cut_metrics(layout, step)
-        print(f"  {trajectory.name}: {execution.precision}, {execution.threads} thread(s)" + (f", from step {step:,}" if step else ""))
+        first = _resume(engine, layout)
+        ledger = Ledger(layout, first)
+        _cut_metrics(layout, first)
+        print(
+            f"  {trajectory.name}: {execution.precision}, {execution.threads} thread(s)"
+            + (f", from step {first:,}" if first else "")
+        )
         started, seen = time.monotonic(), settings.global_batch * settings.sequence_length
-        with progress(f"train {trajectory.name}", "steps", settings.steps, done=step) as meter, layout.metrics.open("a") as metrics:
-            if step == 0:
-                _save(trajectory, layout, engine, ledger, step)
-            for step in range(step, settings.steps):
+        with (
+            progress(f"train {trajectory.name}", "steps", settings.steps, done=first) as meter,
+            layout.metrics.open("a") as metrics,
+        ):
+            if first == 0:
+                _save(trajectory, layout, engine, ledger, 0)
+            for step in range(first, settings.steps):
                 rows = stream.rows(np.arange(step * settings.global_batch, (step + 1) * settings.global_batch))
                 loss = _backward(engine, rows, settings.micro_batch or settings.global_batch)
                 rate = learning_rate(settings, step)
@@ -76,7 +82,8 @@ def _backward(engine: Engine, rows: Rows, micro_batch: int) -> torch.Tensor:
     loss = torch.zeros((), device=engine.device)
     starts = range(0, len(rows.tokens), micro_batch)
     for start in starts:
-        tokens, mask = (torch.from_numpy(part[start : start + micro_batch]).to(engine.device) for part in (rows.tokens, rows.label_mask))
+        chosen = slice(start, start + micro_batch)
+        tokens, mask = (torch.from_numpy(part[chosen]).to(engine.device) for part in (rows.tokens, rows.label_mask))
         part = next_token_loss(engine.model, tokens, mask) / labels
         engine.backward(part, last=start == starts[-1])
         loss += part.detach()

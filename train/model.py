@@ -16,8 +16,10 @@ DROPOUTS = ["hidden_dropout", "attention_dropout", "resid_pdrop", "embd_pdrop", 
 def build_model(settings: Model, vocabulary: int, sequence_length: int, end_of_text: int, seed: int) -> PreTrainedModel:
     """A model of the recipe's shape, fp32, its weights drawn from `seed`. RecipeError for a shape that can't be built."""
     if settings.architecture not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        some = "gpt_neox, llama, gpt2, olmo2, qwen3"
-        raise RecipeError(f"model.architecture is {settings.architecture!r}, no Hugging Face causal language model; possible: {some}, ...")
+        raise RecipeError(
+            f"model.architecture is {settings.architecture!r}, which is no Hugging Face causal language model; "
+            "possible: gpt_neox, llama, gpt2, olmo2, qwen3, ..."
+        )
     shape = {
         "vocab_size": vocabulary,
         "hidden_size": settings.width,

@@ -16,7 +16,7 @@ from inject.tokenizer import encode, encode_with_offsets
 
 def tokenize_texts(items: Sequence[Item], tokenizer: PreTrainedTokenizerFast, sequence_length: int) -> list[dict[str, Any]]:
     """Rows of the texts table. RecipeError where a text does not fit a row between two end-of-text tokens."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"item_id": item.item_id, "variant": text.variant, "text": text.text, "spans": [asdict(span) for span in text.spans]}
         for item in items
         for text in item.texts

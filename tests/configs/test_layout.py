@@ -37,7 +37,8 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
             temporary.write_text("half")
             raise RuntimeError
 
-    pytest.raises(RuntimeError, fail)
+    with pytest.raises(RuntimeError):
+        fail()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -58,7 +59,8 @@ def test_a_failed_folder_leaves_nothing(tmp_path):
             (temporary / "file").write_text("half")
             raise RuntimeError
 
-    pytest.raises(RuntimeError, fail)
+    with pytest.raises(RuntimeError):
+        fail()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -127,12 +129,13 @@ def test_a_data_frame_a_mapping_and_an_arrow_table_are_written_alike(form, tmp_p
 
 def test_a_column_of_the_wrong_type_is_not_written(tmp_path):
     rows = [{field.name: example(field.type) for field in layout.PLAN} | {"row": "first"}]
-    pytest.raises((pa.ArrowInvalid, pa.ArrowTypeError), layout.write_table, tmp_path / "t.parquet", rows, layout.PLAN)
+    with pytest.raises((pa.ArrowInvalid, pa.ArrowTypeError)):
+        layout.write_table(tmp_path / "t.parquet", rows, layout.PLAN)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_table_is_a_data_error(tmp_path):
-    with pytest.raises(DataError, match="plan.parquet does not exist"):
+    with pytest.raises(DataError, match=r"plan\.parquet does not exist"):
         layout.read_table(tmp_path / "plan.parquet")
 
 
@@ -141,7 +144,7 @@ def test_a_damaged_table_is_a_data_error_that_says_what_to_do(damage, tmp_path):
     path = tmp_path / "plan.parquet"
     layout.write_table(path, [{field.name: example(field.type) for field in layout.PLAN}], layout.PLAN)
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(DataError, match="plan.parquet is damaged .* remove it and run again"):
+    with pytest.raises(DataError, match=r"plan\.parquet is damaged .* remove it and run again"):
         layout.read_table(path)
 
 
@@ -156,7 +159,8 @@ def test_json_reads_as_it_was_written(tmp_path):
 
 def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path):
     layout.write_json(tmp_path / "thing.json", 1)
-    pytest.raises(TypeError, layout.write_json, tmp_path / "thing.json", {1, 2})
+    with pytest.raises(TypeError):
+        layout.write_json(tmp_path / "thing.json", {1, 2})
     assert layout.read_json(tmp_path / "thing.json") == 1
 
 
@@ -215,7 +219,8 @@ def test_a_lock_is_gone_when_the_work_fails(tmp_path):
         with Lock(tmp_path):
             raise RuntimeError
 
-    pytest.raises(RuntimeError, fail)
+    with pytest.raises(RuntimeError):
+        fail()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -255,7 +260,8 @@ def test_a_lock_that_was_half_written_long_ago_is_taken_over(content, tmp_path):
 @pytest.mark.parametrize("content", ["", '{"host": "a'])
 def test_a_lock_that_is_just_being_written_is_refused(content, tmp_path):
     (tmp_path / "lock.json").write_text(content)
-    pytest.raises(ImprintError, Lock(tmp_path).__enter__)
+    with pytest.raises(ImprintError):
+        Lock(tmp_path).__enter__()
 
 
 def test_beating_renews_the_lock_once_it_is_due(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Extraction: which tokens a target is, whether they are emitted, how probable they are, and exposure."""
+"""Extraction: whether a target's tokens are emitted, how probable they are, and exposure."""
 
 from math import log, log2, nan
 
@@ -9,66 +9,8 @@ from hypothesis import strategies as st
 
 from configs.errors import DataError
 from eval.extraction import exposure, extracted, target_log_prob
-from inject.items.texts import target_tokens
 
 quick = settings(max_examples=30, deadline=None)  # shared machines stall
-
-# "The code is 4821." as The| code| is| 48|21.
-OFFSETS = [(0, 3), (3, 8), (8, 11), (11, 14), (14, 17)]
-
-# ------------------------------------------------------------------------------------------------ the target's tokens
-
-
-def test_a_target_within_tokens_takes_the_whole_tokens():
-    assert target_tokens(OFFSETS, 12, 16) == slice(3, 5)
-
-
-def test_a_target_on_token_edges_takes_no_neighbour():
-    assert target_tokens(OFFSETS, 3, 8) == slice(1, 2)
-
-
-def test_a_target_of_one_character_takes_the_token_that_holds_it():
-    assert target_tokens(OFFSETS, 13, 14) == slice(3, 4)
-
-
-def test_tokens_that_share_a_character_all_belong_to_the_target():
-    emoji = [(0, 1), (1, 2), (1, 2), (1, 2), (2, 3)]  # the emoji at character 1 is three tokens of bytes
-    assert target_tokens(emoji, 1, 2) == slice(1, 4)
-
-
-def test_a_blank_that_the_offsets_leave_out_belongs_to_the_token_after_it():
-    assert target_tokens([(0, 3), (4, 8)], 3, 8) == slice(1, 2)
-
-
-@pytest.mark.parametrize(("start", "end"), [(5, 5), (6, 5), (-1, 2)])
-def test_a_target_without_characters_is_refused(start, end):
-    with pytest.raises(DataError, match="must have characters"):
-        target_tokens(OFFSETS, start, end)
-
-
-@pytest.mark.parametrize("offsets", [OFFSETS, []])
-def test_a_target_beyond_the_text_is_refused(offsets):
-    with pytest.raises(DataError, match="reaches beyond"):
-        target_tokens(offsets, 14, 18)
-
-
-def test_a_target_that_no_token_holds_is_refused():
-    with pytest.raises(DataError, match="no token holds"):
-        target_tokens([(0, 3), (4, 8)], 3, 4)
-
-
-@quick
-@given(st.lists(st.integers(1, 4), min_size=1, max_size=8), st.data())
-def test_the_targets_tokens_are_the_shortest_run_that_covers_it(lengths, data):
-    ends = np.cumsum(lengths)
-    offsets = list(zip(ends - lengths, ends, strict=True))
-    start = data.draw(st.integers(0, int(ends[-1]) - 1))
-    end = data.draw(st.integers(start + 1, int(ends[-1])))
-    target = target_tokens(offsets, start, end)
-    first, last = offsets[target.start], offsets[target.stop - 1]
-    assert first[0] <= start < first[1]
-    assert last[0] < end <= last[1]
-
 
 # ------------------------------------------------------------------------------------------------ greedy extraction
 

@@ -3,7 +3,7 @@ import hashlib
 import json
 import sysconfig
 from collections import Counter, defaultdict
-from itertools import islice
+from itertools import islice, pairwise
 from math import log2
 from pathlib import Path
 
@@ -377,7 +377,7 @@ def test_every_word_has_its_own_followers():
     assert len(set(words)) > 4000
     for document in synthetic(400, seed=1):
         words = document.lower().replace(".", "").split()
-        for word, follower in zip(words, words[1:], strict=False):
+        for word, follower in pairwise(words):
             followers[word].add(follower)
     assert max(map(len, followers.values())) <= source.FOLLOWERS
 
@@ -388,7 +388,7 @@ def test_the_entropy_of_the_synthetic_language_is_what_it_says(monkeypatch):
     counts = defaultdict(Counter)
     for document in synthetic(500, seed=3):
         words = document.lower().split()
-        for word, follower in zip(words, words[1:], strict=False):
+        for word, follower in pairwise(words):
             counts[word.rstrip(".")][follower.rstrip("."), word.endswith(".")] += 1
     total = sum(sum(each.values()) for each in counts.values())
     bits = -sum(n * log2(n / sum(each.values())) for each in counts.values() for n in each.values()) / total

@@ -70,10 +70,15 @@ def test_only_matrices_that_are_no_embedding_decay() -> None:
 
 def test_the_fastest_number_of_threads_is_measured_once_a_machine(tmp_path: Path) -> None:
     tried: list[int] = []
-    for record in ("one.json", "two.json"):
-        settle(Train(precision="fp32"), tmp_path, tmp_path / record, "shape", lambda execution: tried.append(execution.threads))
-        count = len(tried) if record == "one.json" else count
-    assert len(tried) == count
+
+    def try_step(execution: Execution) -> None:
+        tried.append(execution.threads)
+
+    first = settle(Train(precision="fp32"), tmp_path, tmp_path / "one.json", "shape", try_step)
+    measured = len(tried)
+    second = settle(Train(precision="fp32"), tmp_path, tmp_path / "two.json", "shape", try_step)
+    assert first == second
+    assert len(tried) == measured
 
 
 def test_a_recorded_execution_is_kept(tmp_path: Path) -> None:

@@ -23,7 +23,9 @@ def test_every_architecture_takes_the_same_settings(architecture: str) -> None:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_feed_forward_layer_has_the_size_asked_for(architecture: str) -> None:
-    assert parameters(build(architecture=architecture, feed_forward=64)) < parameters(build(architecture=architecture, feed_forward=256))
+    assert parameters(build(architecture=architecture, feed_forward=64)) < parameters(
+        build(architecture=architecture, feed_forward=256)
+    )
 
 
 def test_equal_seeds_give_equal_weights_and_leave_the_global_generator_alone() -> None:

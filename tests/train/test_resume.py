@@ -21,7 +21,9 @@ insert:
   codes: {kind: canary, count: 6, text: "Code of {name}: {digits:2}."}
 design: {copies: [0, 3], sizes: [2, 4]}
 model: {layers: 1, width: 32, heads: 2}
-train: {steps: 60, global_batch: 4, sequence_length: 64, warmup: 2, checkpoints: {every: 20, resume_every: 5}, threads: 1, precision: fp32}
+train:
+  {steps: 60, global_batch: 4, sequence_length: 64, warmup: 2,
+   checkpoints: {every: 20, resume_every: 5}, threads: 1, precision: fp32}
 """
 
 
@@ -56,7 +58,9 @@ def weights(folder: Path, name: str) -> bytes:
 
 
 def ledger(folder: Path, name: str) -> list[dict]:
-    return [row for path in sorted((folder / "runs" / name / "perturbed").glob("ledger-*")) for row in pq.read_table(path).to_pylist()]
+    return [
+        row for path in sorted((folder / "runs" / name / "perturbed").glob("ledger-*")) for row in pq.read_table(path).to_pylist()
+    ]
 
 
 @pytest.mark.parametrize("step", [5, 40])

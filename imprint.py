@@ -18,6 +18,8 @@ from configs.errors import ImprintError
 if TYPE_CHECKING:
     from slurm.jobs import Experiment
 
+# Processor threads that wait asleep: waiting busily is a fifth faster on a quiet machine and six times slower on a busy one.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 

@@ -123,6 +123,7 @@ SCORES = pa.schema(
         ("exposures", pa.int32()),  # copies of the item consumed before the step
     ]
 )
+EXPOSURE = SCORES.remove(SCORES.get_field_index("exposures"))  # of canaries, as scored
 EFFECTS = pa.schema(
     [
         ("metric", pa.string()),

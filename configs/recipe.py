@@ -271,9 +271,8 @@ def _check_design(recipe: Recipe) -> None:
         )
     if len(set(design.copies)) != len(design.copies):
         raise RecipeError(f"design.copies is {design.copies}; arms of equal copies belong under design.arms, each with a name")
-    names = ["held-out" if copies == 0 else f"{copies}x" for copies in design.copies]
     for name in design.arms:
-        if name in names:
+        if re.fullmatch(r"held-out|\d+x", name):
             raise RecipeError(f"design.arms.{name} has the name of an arm of design.copies; call it something else")
     arms = [
         (f"design.copies, {copies}", copies, size, design.window) for copies, size in zip(design.copies, design.sizes, strict=True)

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from eval.statistics import Interval, mean, mean_difference, proportion, slope, stratified_auc
+from inject.design import HELD_OUT, arm_name
 
-HELD_OUT = "held-out"
 SHARES = {"extracted": "rate", "secret_extracted": "rate", "correct": "rate"}
 ATTACKS = ("loss", "zlib", "min_k")
 
@@ -69,6 +69,11 @@ def _join(scores: pd.DataFrame, items: pd.DataFrame, assignment: pd.DataFrame, s
     return joined
 
 
+def _counts(arm: str) -> bool:
+    """Whether an arm is named for its copies, as those of `design.copies` are."""
+    return arm.removesuffix("x").isdigit()
+
+
 def _by_group(attacked: pd.DataFrame) -> pd.DataFrame:
     """One membership score a group, the mean over its texts: what an AUC counts must be independent."""
     cell = ["model", "step", "metric", "kind", "stratum", "arm", "group"]
@@ -101,8 +106,8 @@ def _window_contrasts(arms: dict[str, pd.DataFrame], per_item: pd.DataFrame) -> 
     """Each further arm (one with a name of its own) against the arm of `design.copies` with as many copies in the end."""
     for arm in arms:
         own = per_item[per_item["arm"] == arm]
-        twin = f"{own['exposures'].max()}x"
-        if arm != HELD_OUT and arm != twin and not arm.endswith("x") and twin in arms:
+        twin = arm_name(int(own["exposures"].max()))
+        if arm not in (HELD_OUT, twin) and not _counts(arm) and twin in arms:
             other = per_item[per_item["arm"] == twin]
             yield f"minus {twin}", arm, mean_difference(own["gain"], own["group"], other["gain"], other["group"])
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from configs.errors import DataError
 from configs.layout import (
     CHOICE_SCORES,
     EFFECTS,
+    EXPOSURE,
     SCORES,
     TOKEN_SCORES,
     CheckpointInfo,
@@ -38,7 +40,7 @@ from inject.items.texts import split_probe
 from inject.tokenizer import encode
 
 FORMAT = 1
-LARGEST_SPACE = 10**6  # candidates of a canary that are all scored
+LARGEST_SPACE = 10**5  # candidates of a canary that are all scored
 CONTINUED = 8  # items of each kind whose continuation is shown
 SMALL = 5_000_000  # parameters of a model that gains little from a second processor thread, and on a busy machine loses much
 
@@ -58,6 +60,9 @@ class Evaluation:
         self.settings, self.plan, self.tokenizer = settings, plan, tokenizer
         self.items, self.assignment = items.to_pandas(), assignment.to_pandas()
         self.texts = texts.select(["item_id", "variant", "tokens"]).to_pylist()
+        self._texts_of: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for text in self.texts:
+            self._texts_of[text["item_id"]].append(text)
         self.scored = ScoredItems.from_tables(items, texts, tokenizer)
         self.context = [tokenizer.eos_token_id] if settings.context == "eot" else []
 
@@ -80,7 +85,7 @@ class Evaluation:
             write_table(temporary / "tokens.parquet", self._token_rows(model, label), TOKEN_SCORES)
             write_table(temporary / "choices.parquet", self._choice_rows(model, label), CHOICE_SCORES)
             if last:
-                write_table(temporary / "exposure.parquet", self._exposure_rows(model, label), SCORES)
+                write_table(temporary / "exposure.parquet", self._exposure_rows(model, label), EXPOSURE)
             meta = {"fingerprint": identity, "context": self.settings.context, "dtype": str(model.dtype), **label}
             write_json(temporary / "meta.json", meta)
 
@@ -91,49 +96,37 @@ class Evaluation:
         return rows
 
     def _choice_rows(self, model: PreTrainedModel, label: dict[str, Any]) -> list[dict[str, Any]]:
-        split = [
-            (item, probe, *split_probe(self.tokenizer, probe["prompt"], probe["candidates"]))
-            for item, probe in (self.scored.choices if self.settings.testset else [])
-        ]
-        cells = [
-            (item, probe, i, len(prompt), [*prompt, *tokens])
-            for item, probe, prompt, all_ in split
-            for i, tokens in enumerate(all_)
-        ]
+        cells = []
+        for item, probe in self.scored.choices if self.settings.testset else []:
+            prompt, candidates = split_probe(self.tokenizer, probe["prompt"], probe["candidates"])
+            for candidate, tokens in zip(probe["candidates"], candidates, strict=True):
+                cells.append((item, probe["probe_id"], candidate, len(prompt), [*prompt, *tokens]))
         rows = []
-        for n, scores in score_tokens(model, [cell[-1] for cell in cells], self.context, self.settings.batch_tokens):
-            item, probe, i, start, _ = cells[n]
-            candidate, log_prob = probe["candidates"][i], float(scores.log_prob[start:].astype(np.float64).sum())
-            row = {"item_id": item, "probe_id": probe["probe_id"], "candidate": candidate}
-            rows.append({**label, **row, "log_prob": log_prob, "characters": len(candidate)})
+        for i, scores in score_tokens(model, [cell[-1] for cell in cells], self.context, self.settings.batch_tokens):
+            item, probe_id, candidate, start, _ = cells[i]
+            row = {"item_id": item, "probe_id": probe_id, "candidate": candidate, "characters": len(candidate)}
+            rows.append({**label, **row, "log_prob": float(scores.log_prob[start:].astype(np.float64).sum())})
         return rows
 
     def _exposure_rows(self, model: PreTrainedModel, label: dict[str, Any]) -> list[dict[str, Any]]:
         """Exact exposure of every canary whose secret is a few digits: all of its space is scored."""
-        rows = []
+        rows, skipped = [], []
         canaries = self.items[self.items["kind"] == "canary"] if self.settings.exposure else self.items[:0]
         digits = [ids[0] for ids in encode(self.tokenizer, list("0123456789"))]
         for item in canaries.itertuples():
-            probe = next(p for p in item.probes if p["kind"] == "verbatim")
+            probe, tokens, secret = next(self._verbatim(item.item_id))
             if 10 ** len(probe["target"]) > LARGEST_SPACE:
+                skipped.append(item.item_id)
                 continue
-            prompt, secret = split_probe(self.tokenizer, probe["prompt"], [probe["target"]])
-            if secret[0] != [digits[int(d)] for d in probe["target"]]:
+            if tokens[secret] != [digits[int(d)] for d in probe["target"]]:
                 raise DataError(
                     f"the secret of {item.item_id} is not one token a digit under this tokenizer; set eval.exposure=false"
                 )
-            space = score_space(model, [*self.context, *prompt], digits, len(probe["target"]))
-            value = exposure(space, int(probe["target"]))
-            rows.append(
-                {
-                    **label,
-                    "item_id": item.item_id,
-                    "probe_id": probe["probe_id"],
-                    "metric": "exposure",
-                    "value": value,
-                    "exposures": 0,
-                }
-            )
+            space = score_space(model, [*self.context, *tokens[: secret.start]], digits, len(probe["target"]))
+            row = {"item_id": item.item_id, "probe_id": probe["probe_id"], "metric": "exposure"}
+            rows.append({**label, **row, "value": exposure(space, int(probe["target"]))})
+        if skipped:
+            print(f"  no exposure of {len(skipped)} canaries, as {skipped[0]}: more than {LARGEST_SPACE:,} candidates", flush=True)
         return rows
 
     # -------------------------------------------------------------------------------------------- pure functions of the passes
@@ -147,7 +140,7 @@ class Evaluation:
             rows = list(text_scores(read_table(folder / "tokens.parquet").to_pylist(), self.scored, self.settings))
             rows += choice_scores(read_table(folder / "choices.parquet").to_pylist(), self.scored)
             if (folder / "exposure.parquet").exists():
-                rows += read_table(folder / "exposure.parquet").drop_columns("exposures").to_pylist()
+                rows += read_table(folder / "exposure.parquet").to_pylist()
             frame = pd.DataFrame(rows)
             seen = exposures(self.plan if layout.root.name != "standard" else self.plan[:0], ledger, step, global_batch)
             frames.append(frame.assign(exposures=frame["item_id"].map(lambda item, seen=seen: seen[item]).astype("int32")))
@@ -163,15 +156,14 @@ class Evaluation:
             self.assignment[["item_id", "arm"]], on="item_id"
         )
         own = own.merge(self.items[["item_id", "kind"]], on="item_id").sort_values("value", ascending=False)
-        probes = {(key[0], probe["probe_id"]): probe for key, targets in self.scored.targets.items() for probe, _ in targets}
-        own = own[[probes[key]["bits"] > 0 or kind == "testset" for key, kind in zip(_pairs(own), own["kind"], strict=True)]]
-        own = own.groupby("item_id", sort=False).head(1).groupby("kind", sort=False).head(CONTINUED)
+        places = {(item, place[0]["probe_id"]): place for item in self.items["item_id"] for place in self._verbatim(item)}
+        known = [places[key][0]["bits"] > 0 or kind == "testset" for key, kind in zip(_pairs(own), own["kind"], strict=True)]
+        own = own[known].groupby("item_id", sort=False).head(1).groupby("kind", sort=False).head(CONTINUED)
         model = load_model(layout.checkpoint(step))
         rows = []
         for row in own.itertuples():
-            probe = probes[row.item_id, row.probe_id]
-            prompt, target = split_probe(self.tokenizer, probe["prompt"], [probe["target"]])
-            emitted = continue_greedily(model, [*self.context, *prompt], len(target[0]))
+            probe, tokens, target = places[row.item_id, row.probe_id]
+            emitted = continue_greedily(model, [*self.context, *tokens[: target.start]], target.stop - target.start)
             rows.append(
                 {
                     "item_id": row.item_id,
@@ -181,13 +173,19 @@ class Evaluation:
                     "exposures": row.exposures,
                     "prompt": probe["prompt"],
                     "target": probe["target"],
-                    "continuation": self.tokenizer.decode(emitted).lstrip(),
-                    "extracted": emitted == target[0],
+                    "continuation": str(self.tokenizer.decode(emitted)).lstrip(),
+                    "extracted": emitted == tokens[target],
                     "log_prob": row.value,
                 }
             )
         table = pa.Table.from_pylist(rows)
         write_table(layout.root / "continuations.parquet", table, table.schema)
+
+    def _verbatim(self, item: str) -> Iterator[tuple[dict[str, Any], list[int], slice]]:
+        """The verbatim probes of an item, each with the tokens of its text and the place of its target among them."""
+        for text in self._texts_of[item]:
+            for probe, target in self.scored.targets[item, text["variant"]]:
+                yield probe, text["tokens"], target
 
 
 def evaluate(evaluation: Evaluation, layout: ModelLayout, global_batch: int, seed: int) -> None:
@@ -205,10 +203,11 @@ def evaluate(evaluation: Evaluation, layout: ModelLayout, global_batch: int, see
 
 def load_model(folder: Path) -> PreTrainedModel:
     """A checkpoint, ready to be scored."""
-    model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True)
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True)
     if model.num_parameters() < SMALL:
         torch.set_num_threads(1)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
+    return model.eval()
 
 
 def _columns(table: pa.Table, *names: str) -> list[list]:

@@ -2,124 +2,135 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from math import isfinite
+from math import isfinite, log
 
 import pandas as pd
 
-from configs.schema import Recipe
-from eval.statistics import Interval
-from inject.design import HELD_OUT, arms
+from configs.schema import Recipe, TestSet
+from inject.design import HELD_OUT, arm_name
 
 YES, NO, UNDECIDED = "yes", "no", "not decidable"
+CHANCE_EXPOSURE = 1 / log(2)  # bits: the mean of -log2 of a uniform rank
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One claim, the number it rests on, and whether the interval bears it out."""
+class Effect:
+    """A row of the effects table."""
 
-    name: str
     metric: str
+    contrast: str
     kind: str
     arm: str
+    model: str
     step: int
     value: float
     low: float
     high: float
     n: int
-    verdict: str  # yes | no | not decidable
-
-
-def above(interval: Interval, bound: float) -> str:
-    """Whether the quantity exceeds a bound: decided where the interval lies on one side of it."""
-    if interval.low > bound:
-        return YES
-    return NO if interval.high <= bound else UNDECIDED
 
 
 def findings(effects: pd.DataFrame, recipe: Recipe, model: str = "perturbed") -> list[dict]:
-    """The findings of a run at its last checkpoint, as rows of findings.json; those whose metric was not measured are absent."""
+    """The findings about a model at its last checkpoint, as rows of findings.json: what was not measured is absent, and a bound
+    that is not finite is null.
+    """
     own = effects[effects["model"] == model] if len(effects) else effects
-    if not len(own):
-        return []
-    rows = [asdict(finding) for finding in _findings(own[own["step"] == own["step"].max()], recipe)]
-    return [
-        {key: None if isinstance(value, float) and not isfinite(value) else value for key, value in row.items()} for row in rows
-    ]
+    last = [Effect(**row) for row in own.to_dict("records") if row["step"] == own["step"].max()]
+    return [_row(name, effect, verdict) for claims in CLAIMS for name, effect, verdict in claims(last, recipe)]
 
 
-def _findings(last: pd.DataFrame, recipe: Recipe) -> Iterator[Finding]:
-    copies = sorted({cell.copies for cell in arms(recipe.design)} - {0})
-    most, least = f"{max(copies)}x", f"{min(copies)}x"
+def _row(name: str, effect: Effect, verdict: str) -> dict:
+    row = {"name": name, **asdict(effect), "verdict": verdict}
+    del row["contrast"], row["model"]
+    return {key: None if isinstance(value, float) and not isfinite(value) else value for key, value in row.items()}
 
-    for effect in _rows(last, "log_prob", "slope"):
-        if effect.kind != "all":
-            yield _finding(
-                "more copies, more memorized: slope of the gain in log-probability over log2(1 + copies) is above 0", effect, 0.0
-            )
 
-    for effect in _rows(last, "secret_extracted", "rate", arm=most):
-        yield _finding(f"secrets inserted {max(copies)} times are extracted at least half the time", effect, 0.5, touching=True)
-    for effect in _rows(last, "secret_extracted", "rate", arm=HELD_OUT):
-        if effect.kind == "all":
-            yield _with_verdict("no held-out secret is extracted", effect, YES if effect.value == 0 else NO)
+# ------------------------------------------------------------------------------------------------ verdicts
 
-    for attack in recipe.eval.membership:
-        for effect in _rows(last, attack, "auc", arm=most):
-            if effect.kind == "all":
-                yield _finding(
-                    f"{attack} attack tells items inserted {max(copies)} times from held-out twins (AUC above 0.5)", effect, 0.5
-                )
-    for effect in _rows(last, "loss", "auc", arm=least):
-        if effect.kind == "all" and least != most:
+
+def exceeds(effect: Effect, bound: float) -> str:
+    """Whether the quantity lies above a bound: decided where its interval lies on one side."""
+    return YES if effect.low > bound else NO if effect.high <= bound else UNDECIDED
+
+
+def reaches(effect: Effect, bound: float) -> str:
+    """Whether the quantity is at least a bound."""
+    return YES if effect.low >= bound else NO if effect.high < bound else UNDECIDED
+
+
+def stays_below(effect: Effect, bound: float) -> str:
+    """Whether the quantity lies below a bound."""
+    return YES if effect.high < bound else NO if effect.low >= bound else UNDECIDED
+
+
+# ------------------------------------------------------------------------------------------------ claims
+
+Claim = tuple[str, Effect, str]
+
+
+def _more_copies(last: Sequence[Effect], recipe: Recipe) -> Iterator[Claim]:
+    for effect in last:
+        if (effect.metric, effect.contrast) == ("log_prob", "slope") and effect.kind != "all":
+            name = "more copies, more memorized: slope of the gain in log-probability over log2(1 + copies) is above 0"
+            yield name, effect, exceeds(effect, 0.0)
+
+
+def _secrets(last: Sequence[Effect], recipe: Recipe) -> Iterator[Claim]:
+    most, copies = _most(recipe)
+    for effect in last:
+        if effect.metric == "secret_extracted" and effect.arm == most:
+            yield f"secrets inserted {copies} times are extracted at least half the time", effect, reaches(effect, 0.5)
+    for effect in last:
+        if effect.metric == "secret_extracted" and effect.arm == HELD_OUT and effect.kind == "all":
+            yield "no held-out secret is extracted", effect, NO if effect.value else YES
+
+
+def _membership(last: Sequence[Effect], recipe: Recipe) -> Iterator[Claim]:
+    most, copies = _most(recipe)
+    pooled = [effect for effect in last if effect.contrast == "auc" and effect.kind == "all"]
+    for effect in pooled:
+        if effect.arm == most:
+            found = YES if effect.value >= 0.9 and effect.low > 0.5 else NO
+            name = f"{effect.metric} attack finds items inserted {copies} times (AUC at least 0.9, its interval above 0.5)"
+            yield name, effect, found
+    for effect in pooled:
+        if effect.arm == arm_name(1) and effect.metric == "loss":
             verdict = YES if effect.low <= 0.5 <= effect.high else NO
-            yield _with_verdict(
-                f"loss attack cannot tell items inserted {least} from held-out twins (AUC interval contains 0.5)", effect, verdict
-            )
-
-    for effect in last[last["contrast"].str.startswith("minus ") & (last["kind"] == "all")].itertuples():
-        verdict = YES if effect.high < 0 else NO if effect.low >= 0 else UNDECIDED
-        twin = effect.contrast.removeprefix("minus ")
-        yield _with_verdict(
-            f"arm {effect.arm} ends below the {twin} arm of equal copies (difference of the gains)", effect, verdict
-        )
-
-    for effect in _rows(last, "correct", "rate", arm=most):
-        if effect.kind != "all":
-            chance = 1 / next((items.choices for items in recipe.insert.values() if items.kind == "testset"), 1)
-            yield _finding(f"questions inserted {max(copies)} times are answered above chance ({chance:.0%})", effect, chance)
-    for effect in _rows(last, "exposure", "mean", arm=most):
-        if effect.kind == "all":
-            yield _finding(
-                f"canaries inserted {max(copies)} times have more exposure than chance (1.4 bits)", effect, CHANCE_EXPOSURE
-            )
+            yield "loss attack cannot find items inserted once (AUC interval contains 0.5)", effect, verdict
 
 
-CHANCE_EXPOSURE = 1.4427  # bits: mean of -log2 of a uniform rank, 1 / ln 2
+def _windows(last: Sequence[Effect], recipe: Recipe) -> Iterator[Claim]:
+    for effect in last:
+        if effect.contrast.startswith("minus ") and effect.kind == "all":
+            twin = effect.contrast.removeprefix("minus ")
+            name = f"arm {effect.arm} ends below the {twin} arm of equal copies (difference of their gains)"
+            yield name, effect, stays_below(effect, 0.0)
 
 
-def _rows(last: pd.DataFrame, metric: str, contrast: str, arm: str | None = None) -> Iterator:
-    chosen = last[(last["metric"] == metric) & (last["contrast"] == contrast)]
-    yield from (chosen if arm is None else chosen[chosen["arm"] == arm]).itertuples()
+def _contamination(last: Sequence[Effect], recipe: Recipe) -> Iterator[Claim]:
+    most, copies = _most(recipe)
+    choices = [items.choices for items in recipe.insert.values() if isinstance(items, TestSet)]
+    for effect in last:
+        if choices and effect.metric == "correct" and effect.arm == most and effect.kind == "testset":
+            chance = 1 / min(choices)
+            yield f"questions inserted {copies} times are answered above chance ({chance:.0%})", effect, exceeds(effect, chance)
 
 
-def _finding(name: str, effect, bound: float, touching: bool = False) -> Finding:  # type: ignore[no-untyped-def]
-    interval = Interval(effect.value, effect.low, effect.high, effect.n)
-    verdict = YES if touching and interval.low >= bound else above(interval, bound)
-    return _with_verdict(name, effect, verdict)
+def _exposure(last: Sequence[Effect], recipe: Recipe) -> Iterator[Claim]:
+    most, copies = _most(recipe)
+    for effect in last:
+        if effect.metric == "exposure" and effect.arm == most and effect.kind == "canary":
+            name = f"canaries inserted {copies} times have more exposure than chance ({CHANCE_EXPOSURE:.1f} bits)"
+            yield name, effect, exceeds(effect, CHANCE_EXPOSURE)
 
 
-def _with_verdict(name: str, effect, verdict: str) -> Finding:  # type: ignore[no-untyped-def]
-    return Finding(
-        name,
-        effect.metric,
-        effect.kind,
-        effect.arm,
-        int(effect.step),
-        effect.value,
-        effect.low,
-        effect.high,
-        int(effect.n),
-        verdict,
-    )
+CLAIMS: list[Callable[[Sequence[Effect], Recipe], Iterator[Claim]]] = [
+    *(_more_copies, _secrets, _membership, _windows, _contamination, _exposure)
+]
+
+
+def _most(recipe: Recipe) -> tuple[str, int]:
+    """The arm of `design.copies` with the most copies."""
+    copies = max(recipe.design.copies, default=0)
+    return arm_name(copies), copies

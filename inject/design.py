@@ -26,11 +26,16 @@ class Cell:
     placement: str
 
 
+def arm_name(copies: int) -> str:
+    """What an arm of `design.copies` is called."""
+    return f"{copies}x" if copies else HELD_OUT
+
+
 def arms(design: Design) -> list[Cell]:
     """Every arm of a design: one for each of `copies`, then the further ones."""
     window = (design.window[0], design.window[1])
     plain = [
-        Cell(HELD_OUT if copies == 0 else f"{copies}x", copies, size, window, design.placement)
+        Cell(arm_name(copies), copies, size, window, design.placement)
         for copies, size in zip(design.copies, design.sizes, strict=True)
     ]
     further = [Cell(name, arm.copies, arm.size, (arm.window[0], arm.window[1]), arm.placement) for name, arm in design.arms.items()]

@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -108,11 +108,11 @@ class Experiment:
         ]
         for model in models:
             last = run.model(model).checkpoint(self.recipe.train.steps) / "imprint.json"
-            jobs.append(Job(f"train-{model}", self.train_fingerprint(model), [last], lambda model=model: self.train(model)))
+            jobs.append(Job(f"train-{model}", self.train_fingerprint(model), [last], partial(self.train, model)))
         for model in models:
             scores = run.model(model).scores
             outputs = [scores / "scores.parquet", scores / "effects.parquet"]
-            jobs.append(Job(f"eval-{model}", self.eval_fingerprint(model), outputs, lambda model=model: self.evaluate(model)))
+            jobs.append(Job(f"eval-{model}", self.eval_fingerprint(model), outputs, partial(self.evaluate, model)))
         reported = fingerprint(["report", REPORT_FORMAT, [self.eval_fingerprint(model) for model in models]])
         jobs.append(Job("report", reported, [run.report / "index.html", run.report / "findings.json"], self.report))
         return [Job(job.name, job.fingerprint, job.outputs, job.work, run.job(job.name)) for job in jobs]
@@ -262,8 +262,8 @@ class Experiment:
         from eval.evaluation import Evaluation, evaluate
 
         run = self.run
-        tables = (read_table(path) for path in (run.items, run.texts, run.assignment, run.plan))
-        evaluation = Evaluation(self.recipe.eval, *tables, self.corpus.tokenizer)
+        items, texts, assignment, plan = (read_table(path) for path in (run.items, run.texts, run.assignment, run.plan))
+        evaluation = Evaluation(self.recipe.eval, items, texts, assignment, plan, self.corpus.tokenizer)
         evaluate(evaluation, run.model(model), self.recipe.train.global_batch, self.recipe.seed_for("assignment"))
 
     def report(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -20,7 +22,7 @@ def build_model(settings: Model, vocabulary: int, sequence_length: int, end_of_t
             f"model.architecture is {settings.architecture!r}, which is no Hugging Face causal language model; "
             "possible: gpt_neox, llama, gpt2, olmo2, qwen3, ..."
         )
-    shape = {
+    shape: dict[str, Any] = {
         "vocab_size": vocabulary,
         "hidden_size": settings.width,
         "num_hidden_layers": settings.layers,

@@ -116,6 +116,9 @@ def main(arguments: list[str] | None = None) -> int:
     except ImprintError as error:
         print(f"imprint: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a full disk, a file that may not be read
+        print(f"imprint: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("imprint: stopped; run again to go on", file=sys.stderr)
         return 130

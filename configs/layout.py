@@ -7,9 +7,10 @@ import json
 import os
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -248,35 +249,40 @@ HEARTBEAT_SECONDS = 120  # a lock of another host that was not renewed for so lo
 
 
 class Lock:
-    """One writer per folder: a file that names host and process, renewed by `beat` while the writer lives.
+    """One writer per folder: a file that names host and process, whose time is renewed while the writer lives.
 
-    Use as a context manager. A lock whose process is gone (same host) or silent (another host) is taken over.
+    Use as a context manager. A lock that was not renewed for HEARTBEAT_SECONDS, or whose process on this host is gone, is taken
+    over; any other is an ImprintError that names its holder.
     """
 
     def __init__(self, folder: Path):
         self.path = folder / "lock.json"
-        self._beaten = 0.0
+        self._released = threading.Event()
 
     def __enter__(self) -> Lock:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            try:
-                handle = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-                break
-            except FileExistsError:
-                self._take_over()
-        with os.fdopen(handle, "w") as file:
-            json.dump({"host": socket.gethostname(), "process": os.getpid()}, file)
-        self._beaten = time.monotonic()
+        written = _temporary(self.path)
+        written.write_text(json.dumps({"host": socket.gethostname(), "process": os.getpid()}))
+        try:
+            while True:
+                try:
+                    os.link(written, self.path)  # appears whole, and fails where another lock is
+                    break
+                except FileExistsError:
+                    self._take_over()
+        finally:
+            written.unlink()
+        threading.Thread(target=self._beat, daemon=True).start()
         return self
 
     def __exit__(self, *_: Any) -> None:
+        self._released.set()
         self.path.unlink(missing_ok=True)
 
-    def beat(self) -> None:
-        if time.monotonic() - self._beaten > HEARTBEAT_SECONDS / 8:
-            self.path.touch()
-            self._beaten = time.monotonic()
+    def _beat(self) -> None:
+        while not self._released.wait(HEARTBEAT_SECONDS / 8):
+            with suppress(FileNotFoundError):
+                os.utime(self.path)
 
     def _take_over(self) -> None:
         try:
@@ -289,14 +295,23 @@ class Lock:
         except json.JSONDecodeError:  # its writer was stopped, or is about to write: its age decides
             holder = {}
         host, process = holder.get("host"), holder.get("process")
-        alive = age < HEARTBEAT_SECONDS
-        if host == socket.gethostname() and process is not None:
-            alive = process != os.getpid() and Path(f"/proc/{process}").exists()
-        if alive:
+        gone = host == socket.gethostname() and not _lives(process)
+        if age < HEARTBEAT_SECONDS and not gone:
             raise ImprintError(
                 f"{self.path.parent} is being written by process {process} on {host}; wait for it, stop it, or use another name="
             )
         self.path.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    """Whether another process of this number is running on this host."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return process != os.getpid()
 
 
 # ------------------------------------------------------------------------------------------------ paths
@@ -402,7 +417,10 @@ class CheckpointInfo:
 
     @staticmethod
     def read(folder: Path) -> CheckpointInfo:
-        return CheckpointInfo(**read_json(folder / "imprint.json"))
+        try:
+            return CheckpointInfo(**read_json(folder / "imprint.json"))
+        except TypeError as error:
+            raise DataError(f"{folder / 'imprint.json'} is damaged: {error}") from error
 
     def damaged(self, folder: Path) -> str | None:
         """The first file that is missing or not what was written, or None."""

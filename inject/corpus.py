@@ -16,7 +16,7 @@ from configs.layout import atomic_folder, fingerprint, read_json, write_json
 from configs.progress import progress
 from configs.schema import Corpus as CorpusSettings
 from inject.source import documents, source_fingerprint
-from inject.tokenizer import encode, load_tokenizer, tokenizer_fingerprint, train_tokenizer
+from inject.tokenizer import encode, load_tokenizer, tokenizer_fingerprint, train_tokenizer, vocabulary_size
 
 FORMAT = 1
 SHARD_TOKENS = 2**26
@@ -63,7 +63,7 @@ def build_corpus(settings: CorpusSettings, seed: int, folder: Path, identity: st
             "documents": writer.documents,
             "tokens": writer.tokens,
             "characters": characters,
-            "vocabulary": len(tokenizer),
+            "vocabulary": vocabulary_size(tokenizer),
             "end_of_text": tokenizer.eos_token_id,
             "dtype": writer.dtype.name,
             "shards": writer.shards,
@@ -94,7 +94,7 @@ class _ShardWriter:
     def __init__(self, folder: Path, tokenizer: PreTrainedTokenizerFast):
         self.folder = folder
         self.end_of_text = int(tokenizer.eos_token_id)
-        self.dtype = np.dtype(np.uint16 if len(tokenizer) <= 2**16 else np.uint32)
+        self.dtype = np.dtype(np.uint16 if vocabulary_size(tokenizer) <= 2**16 else np.uint32)
         self.documents = self.tokens = 0
         self.shards: list[dict[str, Any]] = []
         self._pieces: list[np.ndarray] = []

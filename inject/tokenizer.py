@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from configs.errors import DataError
-from configs.layout import file_fingerprint
+from configs.layout import file_fingerprint, fingerprint
 from configs.schema import Tokenizer as TokenizerSettings
 
 END_OF_TEXT = "<|endoftext|>"
@@ -70,8 +70,13 @@ def tokenizer_fingerprint(settings: TokenizerSettings) -> str:
     if settings.path is None:
         return f"trained {settings.vocabulary}"
     path = Path(settings.path)
-    file = path / "tokenizer.json" if path.is_dir() else path
-    return file_fingerprint(file) if file.is_file() else settings.path
+    files = sorted(path.glob("*token*.json")) if path.is_dir() else [path]  # tokenizer.json, and what says which token ends a text
+    return fingerprint([file_fingerprint(file) for file in files]) if path.exists() else settings.path
+
+
+def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
+    """One more than the largest id; ids may have gaps."""
+    return max(tokenizer.get_vocab().values()) + 1
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[list[int]]:

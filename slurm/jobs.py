@@ -71,7 +71,7 @@ class Experiment:
     def corpus_fingerprint(self) -> str:
         from inject.corpus import corpus_fingerprint
 
-        return corpus_fingerprint(self.recipe.corpus, self.recipe.seed_for("items"))
+        return corpus_fingerprint(self.recipe.corpus, self.recipe.seed)
 
     @cached_property
     def plan_fingerprint(self) -> str:
@@ -189,7 +189,7 @@ class Experiment:
 
         folder = self.cache / self.corpus_fingerprint
         if not (folder / "meta.json").exists():
-            build_corpus(self.recipe.corpus, self.recipe.seed_for("items"), folder, self.corpus_fingerprint)
+            build_corpus(self.recipe.corpus, self.recipe.seed, folder, self.corpus_fingerprint)
 
     @cached_property
     def corpus(self) -> Any:

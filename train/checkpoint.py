@@ -48,7 +48,7 @@ def _inspect(folder: Path) -> tuple[CheckpointInfo | None, str]:
     """What a folder says it holds, and the first of its files that is missing or not what was written."""
     try:
         info = CheckpointInfo.read(folder)
-    except (DataError, TypeError):
+    except DataError:
         return None, "imprint.json"
     return info, info.damaged(folder) or ""
 

@@ -40,7 +40,7 @@ class Trajectory:
 
 def train(trajectory: Trajectory, layout: ModelLayout, cache: Path) -> None:
     """Train a model to its last step, from its newest resume state if there is one."""
-    with Lock(layout.root) as lock:
+    with Lock(layout.root):
         settings, stream = trajectory.train, trajectory.stream
         execution = settle(settings, cache, layout.root / "execution.json", _shape(trajectory), lambda e: _try_steps(trajectory, e))
         engine = Engine(_new_model(trajectory), settings, execution)
@@ -72,7 +72,6 @@ def train(trajectory: Trajectory, layout: ModelLayout, cache: Path) -> None:
                     metrics.write(json.dumps(line) + "\n")
                     metrics.flush()
                 _save(trajectory, layout, engine, ledger, step + 1)
-                lock.beat()
                 meter.advance(1, note)
 
 

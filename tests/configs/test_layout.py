@@ -224,11 +224,17 @@ def test_a_lock_is_gone_when_the_work_fails(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_lock_of_a_living_process_is_refused_however_long_it_was_silent(tmp_path):
-    held_by(tmp_path, socket.gethostname(), os.getppid(), seconds_ago=10 * layout.HEARTBEAT_SECONDS)
+def test_a_lock_of_a_living_process_is_refused(tmp_path):
+    held_by(tmp_path, socket.gethostname(), os.getppid(), seconds_ago=layout.HEARTBEAT_SECONDS - 10)
     with pytest.raises(ImprintError, match=rf"being written by process {os.getppid()} on {socket.gethostname()}"):
         Lock(tmp_path).__enter__()
     assert json.loads((tmp_path / "lock.json").read_text())["process"] == os.getppid()
+
+
+def test_a_silent_lock_is_taken_over_although_its_number_belongs_to_a_living_process(tmp_path):
+    held_by(tmp_path, socket.gethostname(), os.getppid(), seconds_ago=layout.HEARTBEAT_SECONDS + 10)
+    with Lock(tmp_path) as lock:
+        assert json.loads(lock.path.read_text())["process"] == os.getpid()
 
 
 def test_a_lock_of_a_dead_process_is_taken_over(tmp_path):
@@ -264,14 +270,11 @@ def test_a_lock_that_is_just_being_written_is_refused(content, tmp_path):
         Lock(tmp_path).__enter__()
 
 
-def test_beating_renews_the_lock_once_it_is_due(tmp_path, monkeypatch):
+def test_a_held_lock_is_renewed_while_its_holder_lives(tmp_path, monkeypatch):
+    monkeypatch.setattr(layout, "HEARTBEAT_SECONDS", 0.08)
     with Lock(tmp_path) as lock:
         os.utime(lock.path, (0, 0))
-        lock.beat()
-        assert lock.path.stat().st_mtime == 0
-        now = time.monotonic()
-        monkeypatch.setattr(time, "monotonic", lambda: now + layout.HEARTBEAT_SECONDS / 2)
-        lock.beat()
+        time.sleep(0.5)
         assert lock.path.stat().st_mtime > time.time() - 60
 
 

@@ -122,9 +122,10 @@ SCORES = pa.schema(
         ("metric", pa.string()),
         ("value", pa.float64()),
         ("exposures", pa.int32()),  # copies of the item consumed before the step
+        ("text_exposures", pa.int32()),  # of them, copies of the text that the probe lies in; of a choice probe, all
     ]
 )
-EXPOSURE = SCORES.remove(SCORES.get_field_index("exposures"))  # of canaries, as scored
+EXPOSURE = pa.schema([field for field in SCORES if not field.name.endswith("exposures")])  # of canaries, as scored
 EFFECTS = pa.schema(
     [
         ("metric", pa.string()),
@@ -204,6 +205,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         yield temporary
         _sync(temporary)
         temporary.replace(path)
+        _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -217,7 +219,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        for file in temporary.rglob("*"):
+        for file in [*temporary.rglob("*"), temporary]:
             _sync(file)
         try:
             temporary.rename(path)
@@ -241,6 +243,12 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path} does not exist") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is damaged: {error}") from error
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what writers that were killed left behind in a folder that has no other writer now."""
+    for path in folder.glob("*.tmp-*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 # ------------------------------------------------------------------------------------------------ one writer

@@ -33,7 +33,7 @@ SUBSETS: dict[str, list[str]] = {
 POSITIVE = [
     *("corpus.documents", "corpus.epochs", "model.layers", "model.width", "model.heads", "train.steps", "train.global_batch"),
     *("train.sequence_length", "train.learning_rate", "train.checkpoints.every", "train.checkpoints.resume_every"),
-    *("train.log_every", "eval.resamples", "eval.batch_tokens"),
+    *("train.log_every", "eval.resamples", "eval.batch_tokens", "eval.min_k"),
 ]
 NOT_NEGATIVE = ["train.clip", "train.weight_decay", "train.threads", "eval.secret_bits"]
 FRACTIONS = ["train.final_learning_rate", "train.decay", "model.dropout", "eval.min_k"]
@@ -43,17 +43,25 @@ SMALLEST_VOCABULARY = 257  # every byte, and the end of text
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Resolve a recipe file and `key=value` overrides; RecipeError says in one sentence what is wrong.
 
-    Overrides of result settings add a short fingerprint to the run's name, unless `name=` is among them.
+    Overrides of result settings add a short fingerprint to the run's name, unless `name=` is among them; what is measured,
+    and which models are trained, may change within a run.
     """
     path = Path(path)
     written = _read(path)
     plain = _resolve(written, [], default_name=path.stem)
     recipe = _resolve(written, list(overrides), default_name=path.stem) if overrides else plain
-    settings = result_settings(recipe)
-    if settings != result_settings(plain) and recipe.name == plain.name and not any(o.startswith("name=") for o in overrides):
-        recipe.name += f"-{fingerprint(settings)[:6]}"
+    made_of = _made_of(recipe)
+    if made_of != _made_of(plain) and recipe.name == plain.name and not any(o.startswith("name=") for o in overrides):
+        recipe.name += f"-{fingerprint(made_of)[:6]}"
     check(recipe)
     return recipe
+
+
+def _made_of(recipe: Recipe) -> dict[str, Any]:
+    """The settings that tell one run from another."""
+    settings = result_settings(recipe)
+    del settings["eval"], settings["train"]["models"]
+    return settings
 
 
 def result_settings(thing: Any) -> Any:
@@ -264,6 +272,8 @@ def _check_corpus(recipe: Recipe) -> None:
 
 
 def _check_design(recipe: Recipe) -> None:
+    if not recipe.insert:
+        raise RecipeError(f"insert is empty; name at least one item set, each with a kind: {', '.join(ITEM_SETS)}")
     design = recipe.design
     if len(design.copies) != len(design.sizes):
         raise RecipeError(

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from eval.membership import ATTACKS
 from eval.statistics import Interval, mean, mean_difference, proportion, slope, stratified_auc
 from inject.design import HELD_OUT, arm_name
 
 SHARES = {"extracted": "rate", "secret_extracted": "rate", "correct": "rate"}
-ATTACKS = ("loss", "zlib", "min_k")
 
 
 def effects(
@@ -23,7 +23,7 @@ def effects(
 ) -> pd.DataFrame:
     """Rows of the effects table for all metrics, kinds, arms and checkpoints of one model.
 
-    `scores`: the scores table; `items`: item_id, kind, stratum and probes; `assignment`: item_id, group, arm.
+    `scores`: the scores table; `items`: item_id, kind, stratum and probes; `assignment`: item_id, group, arm, copies.
     """
     joined = _join(scores, items, assignment, secret_bits)
     attacked = joined["metric"].isin(ATTACKS)
@@ -52,7 +52,7 @@ def _join(scores: pd.DataFrame, items: pd.DataFrame, assignment: pd.DataFrame, s
     `secret_extracted` repeats `extracted` for the probes whose target has at least `secret_bits` given its prompt.
     """
     joined = scores.merge(items[["item_id", "kind", "stratum"]], on="item_id").merge(
-        assignment[["item_id", "group", "arm"]], on="item_id"
+        assignment[["item_id", "group", "arm", "copies"]], on="item_id"
     )
     bits = {
         (item, probe["probe_id"]): probe["bits"]
@@ -75,9 +75,9 @@ def _counts(arm: str) -> bool:
 
 
 def _by_group(attacked: pd.DataFrame) -> pd.DataFrame:
-    """One membership score a group, the mean over its texts: what an AUC counts must be independent."""
-    cell = ["model", "step", "metric", "kind", "stratum", "arm", "group"]
-    return attacked.groupby(cell, sort=False).agg({"value": "mean", "exposures": "max"}).reset_index()
+    """One membership score a group and variant."""
+    cell = ["model", "step", "metric", "kind", "stratum", "arm", "group", "probe_id"]
+    return attacked.groupby(cell, sort=False).agg({"value": "mean", "text_exposures": "max"}).reset_index()
 
 
 def _contrasts(metric: str, part: pd.DataFrame, resamples: int, seed: int) -> Iterator[tuple[str, str, Interval]]:
@@ -88,27 +88,27 @@ def _contrasts(metric: str, part: pd.DataFrame, resamples: int, seed: int) -> It
         if metric in SHARES:
             yield SHARES[metric], arm, _share(chosen)
         elif metric in ATTACKS:
-            if arm != HELD_OUT and twins is not None and (strata := _strata(chosen[chosen["exposures"] > 0], twins)):
+            if arm != HELD_OUT and twins is not None and (strata := _strata(chosen[chosen["text_exposures"] > 0], twins)):
                 yield "auc", arm, stratified_auc(strata)
         else:
             bounds = (0.0, chosen["bits"].max()) if metric == "exposure" else (-np.inf, 0.0)
             yield "mean", arm, mean(chosen["value"], chosen["group"], bounds=bounds)
             if metric == "log_prob" and arm != HELD_OUT and twins is not None:
                 yield "gain", arm, mean_difference(chosen["gain"], chosen["group"], twins["gain"], twins["group"])
-    if metric == "log_prob" and twins is not None and part["exposures"].max() > 0:
-        per_item = part.groupby("item_id").agg({"exposures": "first", "gain": "mean", "group": "first", "arm": "first"})
-        x = np.log2(1 + per_item["exposures"])
-        yield "slope", "all", slope(x, per_item["gain"], per_item["group"], per_item["arm"], resamples, seed)
-        yield from _window_contrasts(arms, per_item)
+    if metric == "log_prob" and twins is not None:
+        whole_run = part[[arm == HELD_OUT or _counts(arm) for arm in part["arm"]]]
+        if whole_run["text_exposures"].max() > 0:
+            x = np.log2(1 + whole_run["text_exposures"])
+            yield "slope", "all", slope(x, whole_run["gain"], whole_run["group"], whole_run["arm"], resamples, seed)
+        yield from _window_contrasts(arms)
 
 
-def _window_contrasts(arms: dict[str, pd.DataFrame], per_item: pd.DataFrame) -> Iterator[tuple[str, str, Interval]]:
-    """Each further arm (one with a name of its own) against the arm of `design.copies` with as many copies in the end."""
-    for arm in arms:
-        own = per_item[per_item["arm"] == arm]
-        twin = arm_name(int(own["exposures"].max()))
-        if arm not in (HELD_OUT, twin) and not _counts(arm) and twin in arms:
-            other = per_item[per_item["arm"] == twin]
+def _window_contrasts(arms: dict[str, pd.DataFrame]) -> Iterator[tuple[str, str, Interval]]:
+    """The gain of each arm with a name of its own less that of the arm of `design.copies` to which as many copies are assigned."""
+    for arm, own in arms.items():
+        twin = arm_name(int(own["copies"].iloc[0]))
+        if arm != HELD_OUT and not _counts(arm) and twin in arms:
+            other = arms[twin]
             yield f"minus {twin}", arm, mean_difference(own["gain"], own["group"], other["gain"], other["group"])
 
 
@@ -119,8 +119,14 @@ def _share(chosen: pd.DataFrame) -> Interval:
 
 
 def _strata(exposed: pd.DataFrame, twins: pd.DataFrame) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Scores of (members, held-out twins), for each item set that has both."""
-    members, non_members = (
-        {name: part.to_numpy() for name, part in frame.groupby("stratum")["value"]} for frame in (exposed, twins)
-    )
-    return [(members[name], non_members[name]) for name in members if name in non_members]
+    """Scores of (members, held-out twins), one a group, for each item set and each choice of its texts that members have seen:
+    both are scored on these texts alone. A group counts once, for what an AUC counts must be independent.
+    """
+    by_group = exposed.groupby(["stratum", "group"])
+    members = by_group.agg(value=("value", "mean"), seen=("probe_id", lambda texts: tuple(sorted(texts))))
+    strata = []
+    for (stratum, seen), part in members.groupby(["stratum", "seen"]):
+        same = twins[(twins["stratum"] == stratum) & twins["probe_id"].isin(seen)]
+        if len(same):
+            strata.append((part["value"].to_numpy(), same.groupby("group")["value"].mean().to_numpy()))
+    return strata

@@ -74,7 +74,7 @@ class Evaluation:
         if damaged := info.damaged(layout.checkpoint(step)):
             raise DataError(f"{layout.checkpoint(step) / damaged} is damaged; it cannot be scored")
         folder = layout.scores / f"step-{step:08d}"
-        identity = fingerprint([FORMAT, info.files["model.safetensors"], self.texts, self.settings.context, last])
+        identity = fingerprint([FORMAT, info.files["model.safetensors"], self.texts, self.scored.choices, self._passes(last)])
         if (folder / "meta.json").exists():
             if read_json(folder / "meta.json")["fingerprint"] == identity:
                 return
@@ -88,6 +88,10 @@ class Evaluation:
                 write_table(temporary / "exposure.parquet", self._exposure_rows(model, label), EXPOSURE)
             meta = {"fingerprint": identity, "context": self.settings.context, "dtype": str(model.dtype), **label}
             write_json(temporary / "meta.json", meta)
+
+    def _passes(self, last: bool) -> list[Any]:
+        """What is scored at a checkpoint, by the settings."""
+        return [self.settings.context, self.settings.testset, last and self.settings.exposure]
 
     def _token_rows(self, model: PreTrainedModel, label: dict[str, Any]) -> list[dict[str, Any]]:
         rows = []
@@ -116,35 +120,38 @@ class Evaluation:
         for item in canaries.itertuples():
             probe, tokens, secret = next(self._verbatim(item.item_id))
             if 10 ** len(probe["target"]) > LARGEST_SPACE:
-                skipped.append(item.item_id)
+                skipped.append(f"{item.item_id}: more than {LARGEST_SPACE:,} candidates")
                 continue
             if tokens[secret] != [digits[int(d)] for d in probe["target"]]:
-                raise DataError(
-                    f"the secret of {item.item_id} is not one token a digit under this tokenizer; set eval.exposure=false"
-                )
+                skipped.append(f"{item.item_id}: its secret is not one token a digit under this tokenizer")
+                continue
             space = score_space(model, [*self.context, *tokens[: secret.start]], digits, len(probe["target"]))
             row = {"item_id": item.item_id, "probe_id": probe["probe_id"], "metric": "exposure"}
             rows.append({**label, **row, "value": exposure(space, int(probe["target"]))})
         if skipped:
-            print(f"  no exposure of {len(skipped)} canaries, as {skipped[0]}: more than {LARGEST_SPACE:,} candidates", flush=True)
+            print(f"  no exposure of {len(skipped)} canaries, as {skipped[0]}", flush=True)
         return rows
 
     # -------------------------------------------------------------------------------------------- pure functions of the passes
 
     def summarize(self, layout: ModelLayout, global_batch: int, seed: int) -> None:
         """Derive scores.parquet and effects.parquet from the scored checkpoints and the ledger."""
-        ledger = [(s, c) for path in layout.ledgers() for s, c in zip(*_columns(read_table(path), "step", "consumed"), strict=True)]
-        frames = []
+        tables = [read_table(path) for path in layout.ledgers()]
+        ledger = {s: c for table in tables for s, c in zip(table["step"].to_pylist(), table["consumed"].to_pylist(), strict=True)}
+        plan = self.plan if layout.root.name != "standard" else self.plan[:0]
+        rows: list[dict[str, Any]] = []
         for folder in sorted(layout.scores.glob("step-????????")):
             step = int(folder.name[5:])
-            rows = list(text_scores(read_table(folder / "tokens.parquet").to_pylist(), self.scored, self.settings))
-            rows += choice_scores(read_table(folder / "choices.parquet").to_pylist(), self.scored)
+            found = list(text_scores(read_table(folder / "tokens.parquet").to_pylist(), self.scored, self.settings))
+            found += choice_scores(read_table(folder / "choices.parquet").to_pylist(), self.scored)
             if (folder / "exposure.parquet").exists():
-                rows += read_table(folder / "exposure.parquet").to_pylist()
-            frame = pd.DataFrame(rows)
-            seen = exposures(self.plan if layout.root.name != "standard" else self.plan[:0], ledger, step, global_batch)
-            frames.append(frame.assign(exposures=frame["item_id"].map(lambda item, seen=seen: seen[item]).astype("int32")))
-        scores = pd.concat(frames, ignore_index=True)
+                found += read_table(folder / "exposure.parquet").to_pylist()
+            seen = exposures(plan, ledger, step, global_batch)
+            for row in found:
+                of_item = {text["variant"]: seen[row["item_id"], text["variant"]] for text in self._texts_of[row["item_id"]]}
+                total = sum(of_item.values())
+                rows.append({**row, "exposures": total, "text_exposures": of_item.get(row.get("variant"), total)})
+        scores = pd.DataFrame(rows).drop(columns="variant")
         write_table(layout.scores / "scores.parquet", scores, SCORES)
         table = effects(scores, self.items, self.assignment, self.settings.secret_bits, self.settings.resamples, seed)
         write_table(layout.scores / "effects.parquet", table, EFFECTS)
@@ -198,7 +205,8 @@ def evaluate(evaluation: Evaluation, layout: ModelLayout, global_batch: int, see
             evaluation.score(layout, step, last=step == steps[-1])
             meter.advance(1)
     evaluation.summarize(layout, global_batch, seed)
-    evaluation.continuations(layout, steps[-1])
+    if evaluation.settings.extraction:
+        evaluation.continuations(layout, steps[-1])
 
 
 def load_model(folder: Path) -> PreTrainedModel:
@@ -208,10 +216,6 @@ def load_model(folder: Path) -> PreTrainedModel:
         torch.set_num_threads(1)
     model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
     return model.eval()
-
-
-def _columns(table: pa.Table, *names: str) -> list[list]:
-    return [table[name].to_pylist() for name in names]
 
 
 def _pairs(frame: pd.DataFrame) -> Sequence[tuple[str, str]]:

@@ -140,6 +140,31 @@ def gain(measured: Measured) -> Chart | None:
     return over_training(rows, arm_scale(measured.arms, treated.arm), "Gain, nats per token", ".2f", (0, "held-out"), choice="kind")
 
 
+def dose(measured: Measured) -> Chart | None:
+    """Log-probability gain against the copies seen so far, a line an arm through its checkpoints."""
+    rows = measured.effect("log_prob", "gain")
+    rows = rows[rows.arm.isin(measured.treated.arm) & (rows.kind == "all")]
+    if rows.empty:
+        return None
+    rows = rows.assign(x=np.log2(1 + rows.exposures)).sort_values("step")
+    y = alt.Y("value:Q", title="Gain, nats per token", axis=alt.Axis(format="~f", tickCount=6), scale=alt.Scale(zero=False))
+    colour = alt.Color("arm:N", scale=arm_scale(measured.arms, measured.treated.arm), legend=legend(None))
+    x = copies_axis(measured.curve).title("Copies seen so far (log scale)")
+    base = alt.Chart(rows).encode(x, y, colour, order="step:Q")
+    tooltip = ["arm:N", step_tooltip(), alt.Tooltip("exposures:Q", title="copies so far", format=".3~g")]
+    points = base.mark_circle(opacity=1, size=40).encode(tooltip=[*tooltip, alt.Tooltip("value:Q", title="gain", format=".2f")])
+    return alt.layer(base.mark_line(strokeWidth=1.5), points, reference(0, "held-out"))
+
+
+def emitted(measured: Measured) -> Chart | None:
+    """Extraction rate of each arm at every checkpoint."""
+    rows = measured.effect("extracted", "rate")
+    if rows.empty:
+        return None
+    shown = measured.arms.arm
+    return over_training(rows, arm_scale(measured.arms, shown), "Extracted", ".0%", None, choice="kind")
+
+
 def exposure(measured: Measured) -> Chart | None:
     """Exposure of each canary at the last checkpoint, arm means, and the most that the randomness space allows."""
     canaries = measured.last_scores("exposure")
@@ -279,19 +304,19 @@ def over_training(
 
 
 def among_held_out(scores: pd.DataFrame) -> pd.DataFrame:
-    """Scores of groups as percentiles among the held-out groups of their own stratum, so that kinds of text do not mix.
+    """Scores of texts as percentiles among the held-out texts of their own stratum and variant, so that kinds of text do not mix.
 
     Pooled, these percentiles make the covariate-adjusted ROC curve (Janes & Pepe 2009, Biometrika 96:371).
     """
-    scores = scores[(scores.copies == 0) | (scores.exposures > 0)]  # an item not seen yet is no member
-    groups = scores.groupby(["stratum", "group", "arm", "copies"], as_index=False).agg({"value": "mean"})
+    scores = scores[(scores.copies == 0) | (scores.text_exposures > 0)]  # a text not seen yet is no member
+    groups = scores.groupby(["stratum", "probe_id", "group", "arm", "copies"], as_index=False).agg({"value": "mean"})
 
     def percentile(rows: pd.DataFrame) -> pd.Series:
         held_out = np.sort(rows.value[rows.copies == 0])
         below, above = (np.searchsorted(held_out, rows.value, side) for side in ("left", "right"))
         return pd.Series((below + above) / 2 / max(1, len(held_out)), index=rows.index)
 
-    parts = [percentile(rows) for _, rows in groups.groupby("stratum")]
+    parts = [percentile(rows) for _, rows in groups.groupby(["stratum", "probe_id"])]
     return groups.assign(value=pd.concat(parts)) if parts else groups
 
 

@@ -48,7 +48,9 @@ CONTINUATIONS = pa.schema(
 )
 FIGURES: dict[str, Callable[[Measured], Chart | None]] = {  # of one model; report.html says how to read each
     "extraction": figures.extraction,
+    "emitted": figures.emitted,
     "gain": figures.gain,
+    "dose": figures.dose,
     "exposure": figures.exposure,
     "roc": figures.roc,
     "auc": figures.auc,

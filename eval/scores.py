@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from transformers import PreTrainedTokenizerFast
 
+from configs.errors import DataError
 from configs.schema import Eval
 from eval.extraction import extracted, target_log_prob
 from eval.membership import ScoredText, attack_scores
@@ -46,14 +47,16 @@ class ScoredItems:
         return ScoredItems(rendered, targets, choices)
 
 
-def exposures(plan: pa.Table, consumed_rows: Iterable[tuple[int, int]], step: int, global_batch: int) -> Counter[str]:
-    """How often each item was exposed before `step`: its occurrences in consumed steps.
+def exposures(plan: pa.Table, ledger: Mapping[int, bool], step: int, global_batch: int) -> Counter[tuple[str, str]]:
+    """How often each (item, variant) was exposed before `step`: its occurrences in consumed steps.
 
-    `consumed_rows`: (step, 1 or 0) of the ledger.
+    `ledger`: whether each step was consumed. DataError where it does not tell of a step.
     """
-    consumed = {s for s, applied in consumed_rows if applied and s < step}
-    items, rows = plan["item_id"].to_pylist(), (plan["row"].to_numpy() // global_batch).tolist()
-    return Counter(item for item, at in zip(items, rows, strict=True) if at in consumed)
+    unknown = [s for s in range(step) if s not in ledger]
+    if unknown:
+        raise DataError(f"the ledger does not tell of step {unknown[0]} ({len(unknown)} steps are missing); exposures are unknown")
+    columns = (plan["item_id"].to_pylist(), plan["variant"].to_pylist(), (plan["row"].to_numpy() // global_batch).tolist())
+    return Counter((item, variant) for item, variant, at in zip(*columns, strict=True) if at < step and ledger[at])
 
 
 def text_scores(tokens: Iterable[Mapping[str, Any]], scored: ScoredItems, settings: Eval) -> Iterator[dict[str, Any]]:
@@ -88,6 +91,7 @@ def _score(row: Mapping[str, Any], probe_id: str, metric: str, value: float) -> 
         "model": row["model"],
         "step": row["step"],
         "item_id": row["item_id"],
+        "variant": row.get("variant"),
         "probe_id": probe_id,
         "metric": metric,
         "value": value,

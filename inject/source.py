@@ -200,7 +200,9 @@ def files(settings: Corpus) -> list[Path]:
 
 
 def _bare_suffix(path: Path) -> str:
-    return Path(path.stem).suffix if path.suffix in (".gz", ".zst") else path.suffix
+    """The suffix that tells the format; parquet compresses by itself, so a compressed parquet file is none."""
+    inner = Path(path.stem).suffix if path.suffix in (".gz", ".zst") else path.suffix
+    return path.suffix if inner == ".parquet" else inner
 
 
 def _format(path: Path, settings: Corpus) -> str:

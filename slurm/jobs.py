@@ -7,6 +7,7 @@ format version; a job whose record carries the same fingerprint and whose output
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -123,6 +124,7 @@ class Experiment:
         Raises RecipeError where the run holds checkpoints made with other settings.
         """
         self.refuse_other_settings()
+        fresh = not self.run.root.exists()
         try:
             self.run.root.mkdir(parents=True, exist_ok=True)
             self.cache.mkdir(parents=True, exist_ok=True)
@@ -130,11 +132,16 @@ class Experiment:
             raise ImprintError(
                 f"{error.filename} can't be written ({error.strerror}); choose other folders with runs= and cache="
             ) from error
-        with Lock(self.run.root):
-            with atomic_file(self.run.config) as temporary:
-                save_recipe(self.recipe, temporary)
-            for job in self.upto(stage):
-                self._do(job)
+        try:
+            with Lock(self.run.root):
+                with atomic_file(self.run.config) as temporary:
+                    save_recipe(self.recipe, temporary)
+                for job in self.upto(stage):
+                    self._do(job)
+        except ImprintError:
+            if fresh and not self.run.models():  # refused before anything was trained: leave nothing
+                shutil.rmtree(self.run.root)
+            raise
 
     def upto(self, stage: str | None) -> list[Job]:
         """The jobs of a stage and of those before it; all jobs without one."""
@@ -163,9 +170,7 @@ class Experiment:
         for model in self.run.models():
             layout = self.run.model(model)
             steps = layout.checkpoints()
-            if not steps or model not in self.recipe.train.models:
-                continue
-            if CheckpointInfo.read(layout.checkpoint(steps[-1])).config == self.train_fingerprint(model):
+            if not steps or CheckpointInfo.read(layout.checkpoint(steps[-1])).config == self.train_fingerprint(model):
                 continue
             named = ", ".join(self._changed_settings()) or "they are not told apart by its config.yaml"
             raise RecipeError(
@@ -188,7 +193,9 @@ class Experiment:
         from inject.corpus import build_corpus
 
         folder = self.cache / self.corpus_fingerprint
-        if not (folder / "meta.json").exists():
+        if (folder / "meta.json").exists():
+            print(f"  found in {folder.parent}", flush=True)
+        else:
             build_corpus(self.recipe.corpus, self.recipe.seed, folder, self.corpus_fingerprint)
 
     @cached_property
@@ -203,9 +210,11 @@ class Experiment:
         from inject.items.texts import tokenize_texts
         from inject.plan import make_plan
         from inject.stream import check_length
+        from train.model import check_model
 
         recipe, train, run = self.recipe, self.recipe.train, self.run
         check_length(self.corpus, train.sequence_length, train.steps, train.global_batch, recipe.corpus.epochs)
+        check_model(recipe.model, self.corpus.vocabulary, train.sequence_length)
         items = make_items(recipe.insert, recipe.seed_for("items"))
         texts = tokenize_texts(items, self.corpus.tokenizer, train.sequence_length)
         assignment = assign(items, recipe.design, recipe.seed_for("assignment"))
@@ -272,8 +281,10 @@ class Experiment:
         from eval.findings import findings
         from eval.report import write_report
 
+        models = self.recipe.train.models
+        model = "perturbed" if "perturbed" in models else models[0]
         effects = [read_table(self.run.model(model).scores / "effects.parquet").to_pandas() for model in self.recipe.train.models]
-        write_report(self.run, self.recipe, findings(pd.concat(effects), self.recipe, self.recipe.train.models[0]))
+        write_report(self.run, self.recipe, findings(pd.concat(effects), self.recipe, model))
 
     def findings(self) -> list[dict[str, Any]]:
         path = self.run.report / "findings.json"

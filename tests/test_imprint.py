@@ -168,6 +168,25 @@ def test_bad_input_gets_a_sentence_and_status_2(
         assert word in error
 
 
+def test_what_is_refused_before_training_leaves_no_run(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    assert imprint(tmp_path, "run", "design.copies=[0,2,400]") == 2
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_other_seeds_for_another_model_of_a_trained_run_are_refused(workspace: Path) -> None:
+    before = (root(workspace) / "assignment.parquet").read_bytes()
+    assert imprint(workspace, "plan", "name=tiny", "train.models=[standard]", "seeds.assignment=9") == 2
+    assert (root(workspace) / "assignment.parquet").read_bytes() == before
+
+
+def test_measuring_less_and_then_all_is_possible(workspace: Path) -> None:
+    assert imprint(workspace, "run", "eval.extraction=false", "eval.exposure=false", "eval.testset=false") == 0
+    assert imprint(workspace, "run") == 0
+    metrics = set(pq.read_table(root(workspace) / "perturbed/scores/scores.parquet")["metric"].to_pylist())
+    assert metrics == {"log_prob", "extracted", "loss", "zlib", "min_k", "correct", "exposure"}
+
+
 def test_an_empty_corpus_leaves_nothing_behind(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "tiny.yaml").write_text(RECIPE)
     (tmp_path / "empty.jsonl").write_text('{"text": "  "}\n')

@@ -40,7 +40,7 @@ def save_state(layout: ModelLayout, engine: Engine, info: CheckpointInfo) -> Non
             save_file(weights, temporary / "weights.safetensors")
             save_file(engine.moments(), temporary / "moments.safetensors")
             _record(temporary, info)
-    for old in sorted(layout.states.glob("step-*"))[:-STATES_KEPT]:
+    for old in sorted(layout.states.glob("step-????????"))[:-STATES_KEPT]:
         shutil.rmtree(old)
 
 

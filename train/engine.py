@@ -76,7 +76,7 @@ class Engine:
         for name, parameter in self.bare.named_parameters():
             if f"step.{name}" in moments:
                 self.optimizer.state[parameter] = {
-                    "step": moments[f"step.{name}"].clone(),
+                    "step": moments[f"step.{name}"].to(parameter.device, copy=True),  # where fused AdamW wants it
                     "exp_avg": moments[f"exp_avg.{name}"].to(parameter.device, copy=True),
                     "exp_avg_sq": moments[f"exp_avg_sq.{name}"].to(parameter.device, copy=True),
                 }

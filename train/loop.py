@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from configs.layout import CheckpointInfo, Lock, ModelLayout
+from configs.layout import CheckpointInfo, Lock, ModelLayout, atomic_file, fingerprint, remove_leftovers
 from configs.progress import progress
 from configs.schema import Model, Train
 from inject.stream import Rows, Stream
@@ -41,6 +41,8 @@ class Trajectory:
 def train(trajectory: Trajectory, layout: ModelLayout, cache: Path) -> None:
     """Train a model to its last step, from its newest resume state if there is one."""
     with Lock(layout.root):
+        for folder in (layout.root, layout.states, layout.checkpoint(0).parent):
+            remove_leftovers(folder)
         settings, stream = trajectory.train, trajectory.stream
         execution = settle(settings, cache, layout.root / "execution.json", _shape(trajectory), lambda e: _try_steps(trajectory, e))
         engine = Engine(_new_model(trajectory), settings, execution)
@@ -60,6 +62,7 @@ def train(trajectory: Trajectory, layout: ModelLayout, cache: Path) -> None:
                 _save(trajectory, layout, engine, ledger, 0)
             for step in range(first, settings.steps):
                 rows = stream.rows(np.arange(step * settings.global_batch, (step + 1) * settings.global_batch))
+                torch.manual_seed(int(fingerprint([trajectory.init_seed, step])[:15], 16))  # dropout: as after any restart
                 loss = _backward(engine, rows, settings.micro_batch or settings.global_batch)
                 rate = learning_rate(settings, step)
                 applied, norm = engine.step(rate)
@@ -143,4 +146,5 @@ def _cut_metrics(layout: ModelLayout, step: int) -> None:
     if layout.metrics.exists():
         lines = layout.metrics.read_text().splitlines()
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] < step]
-        layout.metrics.write_text("".join(line + "\n" for line in kept))
+        with atomic_file(layout.metrics) as temporary:
+            temporary.write_text("".join(line + "\n" for line in kept))

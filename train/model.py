@@ -11,8 +11,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from configs.errors import RecipeError
 from configs.schema import Model
 
-FEED_FORWARD = {"gpt2": "n_inner"}  # where an architecture calls intermediate_size otherwise
-DROPOUTS = ["hidden_dropout", "attention_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop"]
+FEED_FORWARD = {"gpt2": "n_inner", "gptj": "n_inner", "opt": "ffn_dim"}  # where an architecture calls intermediate_size otherwise
+DROPOUTS = ["hidden_dropout", "attention_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop", "dropout", "activation_dropout"]
 
 
 def build_model(settings: Model, vocabulary: int, sequence_length: int, end_of_text: int, seed: int) -> PreTrainedModel:
@@ -34,6 +34,11 @@ def build_model(settings: Model, vocabulary: int, sequence_length: int, end_of_t
         "pad_token_id": None,
     }
     defaults = AutoConfig.for_model(settings.architecture)
+    width = FEED_FORWARD.get(settings.architecture, "intermediate_size")
+    if settings.feed_forward and not hasattr(defaults, width):
+        raise RecipeError(
+            f"model.feed_forward can't be set for {settings.architecture}; set model.options to its own fields instead"
+        )
     shape |= {name: settings.dropout for name in DROPOUTS if hasattr(defaults, name)}
     if hasattr(defaults, "num_key_value_heads"):
         shape["num_key_value_heads"] = settings.heads
@@ -50,6 +55,12 @@ def build_model(settings: Model, vocabulary: int, sequence_length: int, end_of_t
     except (ValueError, TypeError, AssertionError, RuntimeError) as error:
         raise RecipeError(f"model: {settings.architecture} can't be built with this shape: {str(error).splitlines()[0]}") from error
     return model
+
+
+def check_model(settings: Model, vocabulary: int, sequence_length: int) -> None:
+    """RecipeError for a shape that can't be built; no memory is taken for its weights."""
+    with torch.device("meta"):
+        build_model(settings, vocabulary, sequence_length, end_of_text=0, seed=0)
 
 
 def parameters(model: torch.nn.Module) -> int:

@@ -58,10 +58,13 @@ def split_probe(tokenizer: PreTrainedTokenizerFast, prompt: str, candidates: Seq
     """Tokens of a prompt and of each candidate that continues it.
 
     Prompt and candidate are tokenized jointly and split at the first token that touches the candidate; the split moves left
-    until it suits every candidate, so that all are scored after the same prompt tokens.
+    until it suits every candidate, so that all are scored after the same prompt tokens. DataError for an empty candidate.
     """
     joint = [encode_with_offsets(tokenizer, prompt + candidate) for candidate in candidates]
-    splits = [target_tokens(offsets, len(prompt), len(prompt) + 1).start for _, offsets in joint]
+    if "" in candidates:
+        raise DataError(f"a candidate of {prompt!r} has no characters")
+    # Tokenizers that trim their offsets leave a blank to no token: a candidate begins in the first token that ends in or after it.
+    splits = [next((i for i, (_, end) in enumerate(offsets) if end > len(prompt)), len(ids)) for ids, offsets in joint]
     split = min(splits)
     first = joint[0][0]
     while any(tokens[:split] != first[:split] for tokens, _ in joint):

@@ -96,10 +96,16 @@ def test_a_tokenizer_may_be_given_by_its_name_alone_in_the_file(recipe):
     assert load_recipe(recipe).corpus.tokenizer.path == "gpt2"
 
 
-def test_an_empty_recipe_is_the_defaults_under_the_name_of_its_file(tmp_path):
+def test_a_recipe_that_inserts_nothing_is_refused(tmp_path):
     path = tmp_path / "plain.yaml"
     path.write_text("")
-    assert load_recipe(path) == Recipe(name="plain")
+    with pytest.raises(RecipeError, match="insert is empty"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize("override", ["eval.membership=[loss]", "train.models=[perturbed,standard]"])
+def test_what_is_measured_and_which_models_are_trained_may_change_within_a_run(recipe, override):
+    assert load_recipe(recipe, [override]).name == load_recipe(recipe).name
 
 
 def test_a_saved_recipe_loads_as_the_same_one(recipe, tmp_path):
@@ -351,7 +357,7 @@ def with_values(recipe: Recipe, values: list[str]) -> Recipe:
         (["train.checkpoints.every=-1"], ["train.checkpoints.every is -1", "more than 0"]),
         (["train.clip=-1"], ["train.clip is -1", "0 or more"]),
         (["train.decay=1.5"], ["train.decay is 1.5", "between 0 and 1"]),
-        (["eval.min_k=-0.1"], ["eval.min_k is -0.1", "between 0 and 1"]),
+        (["eval.min_k=-0.1"], ["eval.min_k is -0.1", "more than 0"]),
         (["train.betas=[0.9]"], ["train.betas is [0.9]", "two numbers"]),
         (["train.betas=[0.9, 1.0]"], ["train.betas is [0.9, 1.0]", "less than 1"]),
         (["train.warmup=401"], ["train.warmup is 401", "train.steps = 400"]),

@@ -11,9 +11,10 @@ def tables(rows: list[tuple[str, str, str, float, int]], metric: str, bits: floa
     items = pd.DataFrame(
         [{"item_id": i, "kind": k, "stratum": k, "probes": [{"probe_id": "p", "bits": bits}]} for i, k, *_ in rows]
     )
-    assignment = pd.DataFrame([{"item_id": i, "group": i, "arm": arm} for i, _, arm, *_ in rows])
-    columns = ["model", "step", "item_id", "probe_id", "metric", "value", "exposures"]
-    scores = pd.DataFrame([("perturbed", 10, i, "p", metric, value, seen) for i, _, _, value, seen in rows], columns=columns)
+    copies = {"held-out": 0, "3x": 3, "early": 3}
+    assignment = pd.DataFrame([{"item_id": i, "group": i, "arm": arm, "copies": copies[arm]} for i, _, arm, *_ in rows])
+    columns = ["model", "step", "item_id", "probe_id", "metric", "value", "exposures", "text_exposures"]
+    scores = pd.DataFrame([("perturbed", 10, i, "p", metric, value, seen, seen) for i, _, _, value, seen in rows], columns=columns)
     return effects(scores, items, assignment, secret_bits=20, resamples=200, seed=0)
 
 
@@ -71,3 +72,26 @@ def test_an_arm_with_a_name_is_compared_with_the_arm_of_equal_copies() -> None:
     rows = [*LOG_PROBS, ("a5", "fact", "early", -3.0, 3), ("a6", "fact", "early", -3.5, 3)]
     table = tables(rows, "log_prob")
     assert pick(table, contrast="minus 3x", kind="fact", arm="early").value == pytest.approx(-3.25 + 1.25)
+
+
+def test_the_window_contrast_goes_by_assigned_copies_even_when_a_step_was_skipped() -> None:
+    rows = [*LOG_PROBS, ("a5", "fact", "early", -3.0, 2), ("a6", "fact", "early", -3.5, 2)]
+    assert pick(tables(rows, "log_prob"), contrast="minus 3x", kind="fact", arm="early").value == pytest.approx(-2.0)
+
+
+def test_the_slope_leaves_out_arms_with_a_window_of_their_own() -> None:
+    rows = [*LOG_PROBS, ("a5", "fact", "early", -8.0, 3), ("a6", "fact", "early", -8.0, 3)]
+    assert pick(tables(rows, "log_prob"), contrast="slope", kind="fact").value == pytest.approx(1.75 / 2)
+
+
+def test_a_member_is_scored_on_the_texts_that_were_seen_and_so_are_its_held_out_twins() -> None:
+    cells = [  # item, variant, arm, value, exposures of the text: of a member only the first text was seen
+        *[(f"h{n}", text, "held-out", value, 0) for n in range(3) for text, value in (("first", n), ("second", 100))],
+        *[(f"m{n}", text, "1x", value, seen) for n in range(3) for text, value, seen in (("first", n + 0.5, 1), ("second", -9, 0))],
+    ]
+    items = pd.DataFrame([{"item_id": i, "kind": "pii", "stratum": "pii", "probes": []} for i in sorted({c[0] for c in cells})])
+    assignment = pd.DataFrame([{"item_id": i, "group": i, "arm": arm, "copies": int(arm == "1x")} for i, _, arm, *_ in cells[::2]])
+    columns = ["model", "step", "item_id", "probe_id", "metric", "value", "exposures", "text_exposures"]
+    scores = pd.DataFrame([("perturbed", 1, i, v, "loss", x, seen, seen) for i, v, _, x, seen in cells], columns=columns)
+    found = pick(effects(scores, items, assignment, secret_bits=20, resamples=10, seed=0), contrast="auc", kind="pii", arm="1x")
+    assert (found.value, found.n) == (pytest.approx(6 / 9), 6)

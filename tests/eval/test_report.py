@@ -100,7 +100,7 @@ def make_scores(items: pd.DataFrame, assignment: pd.DataFrame, model: str, gener
                 probe = (
                     "verbatim" if metric in ("loss", "zlib", "min_k") else "choice" if metric == "correct" else "verbatim/secret"
                 )
-                rows.append((model, step, item.item_id, probe, metric, value, seen))
+                rows.append((model, step, item.item_id, probe, metric, value, seen, seen))
     return pd.DataFrame(rows, columns=SCORES.names)
 
 
@@ -218,7 +218,7 @@ def sections(page: str) -> list[str]:
 
 
 def test_the_sections_come_in_order(page: str) -> None:
-    figures = ["loss", "extraction", "gain", "exposure", "roc", "auc", "forgetting", "accuracy"]
+    figures = ["loss", "extraction", "emitted", "gain", "dose", "exposure", "roc", "auc", "forgetting", "accuracy"]
     assert sections(page) == ["findings", "design", *figures, "memorized-perturbed", "method"]
 
 
@@ -330,7 +330,8 @@ def test_memorized_items_rank_extracted_ones_first_and_leave_out_those_never_see
 
 def test_percentiles_among_held_out_texts_are_of_their_own_stratum() -> None:
     scores = pd.DataFrame({"stratum": ["x"] * 3 + ["y"] * 3, "group": list("abcdef"), "arm": ["held-out", "held-out", "1x"] * 2})
-    scores = scores.assign(copies=[0, 0, 1] * 2, exposures=[0, 0, 1] * 2, value=[1.0, 2.0, 1.5, 11.0, 12.0, 13.0])
+    scores = scores.assign(probe_id="text", copies=[0, 0, 1] * 2, text_exposures=[0, 0, 1] * 2)
+    scores = scores.assign(value=[1.0, 2.0, 1.5, 11.0, 12.0, 13.0])
     assert list(among_held_out(scores).value) == [0.25, 0.75, 0.5, 0.25, 0.75, 1.0]
 
 
@@ -338,12 +339,13 @@ def test_the_area_under_the_pooled_curve_is_the_stratified_auc_where_strata_are_
     generator = np.random.default_rng(3)
     strata = [(generator.normal(shift + 0.7, 1, 8), generator.normal(shift, 1, 24)) for shift in (0.0, 50.0)]
     rows = [
-        {"stratum": k, "group": f"{k}-{copies}-{i}", "arm": str(copies), "copies": copies, "exposures": copies, "value": value}
+        {"stratum": k, "group": f"{k}-{copies}-{i}", "arm": str(copies), "copies": copies, "value": value}
         for k, samples in enumerate(strata)
         for copies, values in zip((1, 0), samples, strict=True)
         for i, value in enumerate(values)
     ]
-    pooled = among_held_out(pd.DataFrame(rows))
+    table = pd.DataFrame(rows)
+    pooled = among_held_out(table.assign(probe_id="text", text_exposures=table.copies))
     area = auc(pooled[pooled.copies > 0].value, pooled[pooled.copies == 0].value)
     assert area == pytest.approx(stratified_auc(strata).value)
 

@@ -20,7 +20,7 @@ corpus: {source: synthetic, documents: 100, tokenizer: {vocabulary: 320}}
 insert:
   codes: {kind: canary, count: 6, text: "Code of {name}: {digits:2}."}
 design: {copies: [0, 3], sizes: [2, 4]}
-model: {layers: 1, width: 32, heads: 2}
+model: {layers: 1, width: 32, heads: 2, dropout: 0.1}
 train:
   {steps: 60, global_batch: 4, sequence_length: 64, warmup: 2,
    checkpoints: {every: 20, resume_every: 5}, threads: 1, precision: fp32}

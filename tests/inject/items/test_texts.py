@@ -1,9 +1,12 @@
 """Texts as tokens: what is inserted, which tokens a target is, and where a probe's prompt ends."""
 
+import copy
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import processors
 
 from configs.errors import DataError, RecipeError
 from inject.items.item import Item, Span, Text
@@ -151,7 +154,7 @@ def test_without_a_prompt_the_whole_text_is_the_candidate(tokenizer):
 
 
 def test_a_candidate_without_characters_is_refused(tokenizer):
-    with pytest.raises(DataError, match="reaches beyond"):
+    with pytest.raises(DataError, match="no characters"):
         split_probe(tokenizer, "the answer is:", [""])
 
 
@@ -167,3 +170,11 @@ def test_prompt_and_candidate_are_their_joint_tokens_and_no_prompt_reaches_into_
         joint, offsets = encode_with_offsets(tokenizer, prompt + candidate)
         assert tokens + answer == joint
         assert all(end <= len(prompt) for _, end in offsets[: len(tokens)])
+
+
+def test_a_tokenizer_that_trims_its_offsets_splits_before_the_candidate(tokenizer):
+    trimming = copy.deepcopy(tokenizer)
+    trimming.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    prompt, candidates = split_probe(trimming, "answer:", [" 12", " 3"])
+    assert trimming.decode([*prompt, *candidates[0]]) == "answer: 12"
+    assert trimming.decode([*prompt, *candidates[1]]) == "answer: 3"

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from configs.errors import DataError
+from configs.errors import DataError, ImprintError
 from configs.layout import CheckpointInfo, ModelLayout, atomic_folder, file_fingerprint
 from train.engine import Engine
 
 STATES_KEPT = 2
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """An atomic folder whose failure for want of room is told as such."""
+    try:
+        with atomic_folder(folder) as temporary:
+            yield temporary
+    except (SafetensorError, OSError) as error:
+        raise ImprintError(
+            f"{folder} can't be written: {error}; what was saved before is whole, and running again goes on from it"
+        ) from error
 
 
 def _record(folder: Path, info: CheckpointInfo) -> None:
@@ -25,7 +40,7 @@ def save_checkpoint(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedT
     """A Hugging Face folder (safetensors, fp32, with the tokenizer) and `imprint.json`. One that is there already stays."""
     if (folder / "imprint.json").exists():
         return
-    with atomic_folder(folder) as temporary:
+    with _whole(folder) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         _record(temporary, info)
@@ -35,7 +50,7 @@ def save_state(layout: ModelLayout, engine: Engine, info: CheckpointInfo) -> Non
     """Everything that going on needs: fp32 weights and AdamW moments by name. Older states than the newest two are removed."""
     folder = layout.states / f"step-{info.step:08d}"
     if not (folder / "imprint.json").exists():
-        with atomic_folder(folder) as temporary:
+        with _whole(folder) as temporary:
             weights = {name: p.detach().cpu().contiguous() for name, p in engine.bare.named_parameters()}
             save_file(weights, temporary / "weights.safetensors")
             save_file(engine.moments(), temporary / "moments.safetensors")

@@ -11,7 +11,7 @@ demo: .venv/ready
 	$(BIN)/imprint run $(RECIPE)
 
 test: .venv/ready-dev
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n auto -m "not slow"
 
 test-slow: .venv/ready-dev
 	$(BIN)/python -m pytest -m slow

@@ -18,7 +18,7 @@ from configs.errors import ImprintError
 if TYPE_CHECKING:
     from slurm.jobs import Experiment
 
-# Processor threads that wait asleep: waiting busily is a fifth faster on a quiet machine and six times slower on a busy one.
+# Processor threads wait asleep: spinning gains nothing on a quiet machine and costs much on a busy one (benchmarks/README.md).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -126,6 +127,10 @@ SCORES = pa.schema(
     ]
 )
 EXPOSURE = pa.schema([field for field in SCORES if not field.name.endswith("exposures")])  # of canaries, as scored
+CONTINUATIONS = pa.schema(  # of the probes a model knows best
+    [(name, pa.string()) for name in ("item_id", "probe_id", "kind", "arm", "prompt", "target", "continuation")]
+    + [("exposures", pa.int32()), ("extracted", pa.bool_()), ("log_prob", pa.float64())]
+)
 EFFECTS = pa.schema(
     [
         ("metric", pa.string()),
@@ -154,6 +159,12 @@ def write_table(path: Path, rows: Any, schema: pa.Schema) -> None:
         table = pa.Table.from_pandas(rows, schema, preserve_index=False)
     with atomic_file(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
+
+
+def write_csv(path: Path, rows: Any) -> None:
+    """Write a data frame, or a list of dictionaries, as CSV, whole or not at all."""
+    with atomic_file(path) as temporary:
+        pd.DataFrame(rows).to_csv(temporary, index=False)
 
 
 def read_table(path: Path) -> pa.Table:

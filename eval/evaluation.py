@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from configs.errors import DataError
 from configs.layout import (
     CHOICE_SCORES,
+    CONTINUATIONS,
     EFFECTS,
     EXPOSURE,
     SCORES,
@@ -185,8 +186,7 @@ class Evaluation:
                     "log_prob": row.value,
                 }
             )
-        table = pa.Table.from_pylist(rows)
-        write_table(layout.root / "continuations.parquet", table, table.schema)
+        write_table(layout.root / "continuations.parquet", rows, CONTINUATIONS)
 
     def _verbatim(self, item: str) -> Iterator[tuple[dict[str, Any], list[int], slice]]:
         """The verbatim probes of an item, each with the tokens of its text and the place of its target among them."""

@@ -22,6 +22,7 @@ from safetensors import safe_open
 
 from configs.layout import (
     ASSIGNMENT,
+    CONTINUATIONS,
     EFFECTS,
     ITEMS,
     SCORES,
@@ -30,6 +31,7 @@ from configs.layout import (
     atomic_file,
     read_json,
     read_table,
+    write_csv,
     write_json,
 )
 from configs.schema import Recipe
@@ -42,10 +44,6 @@ PROMPT_CHARACTERS = 140  # of the end of a prompt on the page
 PACKAGES = ["imprint-testbed", "torch", "transformers", "tokenizers", "lightning", "numpy", "pandas", "altair"]
 PERCENTAGES = ["extracted", "secret_extracted", "correct"]
 UNITS = {"log_prob": "nats", "exposure": "bits"}
-CONTINUATIONS = pa.schema(
-    [(name, pa.string()) for name in ("item_id", "probe_id", "kind", "arm", "prompt", "target", "continuation")]
-    + [("exposures", pa.int32()), ("extracted", pa.bool_()), ("log_prob", pa.float64())]
-)
 FIGURES: dict[str, Callable[[Measured], Chart | None]] = {  # of one model; report.html says how to read each
     "extraction": figures.extraction,
     "emitted": figures.emitted,
@@ -353,8 +351,3 @@ def tail(text: str) -> str:
 def write_text(path: Path, text: str) -> None:
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def write_csv(path: Path, rows: pd.DataFrame) -> None:
-    with atomic_file(path) as temporary:
-        rows.to_csv(temporary, index=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from configs.layout import (
     fingerprint,
     read_json,
     read_table,
+    write_csv,
     write_json,
     write_table,
 )
@@ -234,7 +235,7 @@ class Experiment:
         write_table(run.texts, texts, TEXTS)
         write_table(run.assignment, assignment, ASSIGNMENT)
         write_table(run.plan, plan, PLAN)
-        _write_csv(run.balance, balanced)
+        write_csv(run.balance, balanced)
         tokens = sum(plan["length"].to_pylist())
         share = tokens / (train.steps * train.global_batch * (train.sequence_length + 1))
         print(f"  {len(items):,} items, {plan.num_rows:,} occurrences, {tokens:,} tokens: {share:.1%} of training", flush=True)
@@ -291,10 +292,3 @@ class Experiment:
         if not path.exists():
             raise DataError(f"{path} does not exist; imprint run makes it")
         return read_json(path)
-
-
-def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    import pandas as pd
-
-    with atomic_file(path) as temporary:
-        pd.DataFrame(rows).to_csv(temporary, index=False)

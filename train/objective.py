@@ -19,8 +19,8 @@ def next_token_loss(model: torch.nn.Module, tokens: torch.Tensor, label_mask: to
 class CrossEntropySum(torch.autograd.Function):
     """Cross-entropy summed over the labels where a mask is true, from fp32 logits (n, V), labels (n,) and mask (n,).
 
-    Keeps one (n, V) array and turns it into the gradient, softmax minus one-hot, in place: on a processor a small model's step
-    is about a tenth faster than with torch's own, which makes two more.
+    Keeps one (n, V) array and turns it into the gradient, softmax minus one-hot, in place; torch's own makes two more, and a small
+    model's step takes 6 to 10% longer with it (benchmarks/README.md).
     """
 
     @staticmethod

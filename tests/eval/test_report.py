@@ -15,11 +15,11 @@ import pandas as pd
 import pytest
 from safetensors.numpy import save_file
 
-from configs.layout import ASSIGNMENT, EFFECTS, ITEMS, PLAN, SCORES, RunLayout, read_json, write_json, write_table
+from configs.layout import ASSIGNMENT, CONTINUATIONS, EFFECTS, ITEMS, PLAN, SCORES, RunLayout, read_json, write_json, write_table
 from configs.recipe import save_recipe
 from configs.schema import Arm, Design, Recipe, Train
 from eval.figures import MOST_POINTS, among_held_out, arm_scale, thin
-from eval.report import CONTINUATIONS, arm_table, divergence, estimate, javascript, parameters, rank_memorized, write_report
+from eval.report import arm_table, divergence, estimate, javascript, parameters, rank_memorized, write_report
 from eval.statistics import auc, mean, mean_difference, stratified_auc
 from inject.design import arms
 

@@ -10,7 +10,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean
@@ -47,7 +47,7 @@ class Job:
     fingerprint: str
     outputs: list[Path]
     work: Callable[[], None]
-    record: Path = field(default=Path())
+    record: Path
 
     def missing(self) -> str | None:
         """Why the job has to be done, or None where it is done."""
@@ -105,19 +105,25 @@ class Experiment:
         corpus = self.cache / self.corpus_fingerprint
         tables = [run.items, run.texts, run.assignment, run.plan, run.balance]
         jobs = [
-            Job("corpus", self.corpus_fingerprint, [corpus / "meta.json"], self.make_corpus),
-            Job("plan", self.plan_fingerprint, tables, self.make_plan),
+            Job("corpus", self.corpus_fingerprint, [corpus / "meta.json"], self.make_corpus, run.job("corpus")),
+            Job("plan", self.plan_fingerprint, tables, self.make_plan, run.job("plan")),
         ]
         for model in models:
             last = run.model(model).checkpoint(self.recipe.train.steps) / "imprint.json"
-            jobs.append(Job(f"train-{model}", self.train_fingerprint(model), [last], partial(self.train, model)))
+            jobs.append(
+                Job(f"train-{model}", self.train_fingerprint(model), [last], partial(self.train, model), run.job(f"train-{model}"))
+            )
         for model in models:
             scores = run.model(model).scores
             outputs = [scores / "scores.parquet", scores / "effects.parquet"]
-            jobs.append(Job(f"eval-{model}", self.eval_fingerprint(model), outputs, partial(self.evaluate, model)))
+            jobs.append(
+                Job(f"eval-{model}", self.eval_fingerprint(model), outputs, partial(self.evaluate, model), run.job(f"eval-{model}"))
+            )
         reported = fingerprint(["report", REPORT_FORMAT, [self.eval_fingerprint(model) for model in models]])
-        jobs.append(Job("report", reported, [run.report / "index.html", run.report / "findings.json"], self.report))
-        return [Job(job.name, job.fingerprint, job.outputs, job.work, run.job(job.name)) for job in jobs]
+        jobs.append(
+            Job("report", reported, [run.report / "index.html", run.report / "findings.json"], self.report, run.job("report"))
+        )
+        return jobs
 
     def execute(self, stage: str | None = None) -> None:
         """Do what is missing, of all jobs or of one stage (corpus, plan, train, eval or report) and what it needs.
@@ -133,16 +139,16 @@ class Experiment:
             raise ImprintError(
                 f"{error.filename} can't be written ({error.strerror}); choose other folders with runs= and cache="
             ) from error
-        try:
-            with Lock(self.run.root):
+        with Lock(self.run.root):  # whoever is refused the lock must not touch the folder
+            try:
                 with atomic_file(self.run.config) as temporary:
                     save_recipe(self.recipe, temporary)
                 for job in self.upto(stage):
                     self._do(job)
-        except ImprintError:
-            if fresh and not self.run.models():  # refused before anything was trained: leave nothing
-                shutil.rmtree(self.run.root)
-            raise
+            except ImprintError:
+                if fresh and not self.run.models():  # refused before anything was trained: leave nothing
+                    shutil.rmtree(self.run.root)
+                raise
 
     def upto(self, stage: str | None) -> list[Job]:
         """The jobs of a stage and of those before it; all jobs without one."""

@@ -1,6 +1,7 @@
 """The command line, run in process as a user would run it, on a recipe of seconds."""
 
 import json
+import os
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -172,6 +173,16 @@ def test_what_is_refused_before_training_leaves_no_run(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(RECIPE)
     assert imprint(tmp_path, "run", "design.copies=[0,2,400]") == 2
     assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_who_is_refused_the_lock_leaves_the_holders_folder_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    held = tmp_path / "runs/tiny"
+    held.mkdir(parents=True)
+    (held / "lock.json").write_text(json.dumps({"host": "another", "process": 1}))
+    monkeypatch.setattr(Path, "exists", lambda path: path != held and os.path.exists(path))  # both found no run when they began
+    assert imprint(tmp_path, "corpus") == 2
+    assert os.listdir(held) == ["lock.json"]
 
 
 def test_other_seeds_for_another_model_of_a_trained_run_are_refused(workspace: Path) -> None:

@@ -16,6 +16,8 @@ import typer
 from configs.errors import ImprintError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from slurm.jobs import Experiment
 
 # Processor threads wait asleep: spinning gains nothing on a quiet machine and costs much on a busy one (benchmarks/README.md).
@@ -36,6 +38,8 @@ Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="a recipe, as con
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings to override, as train.steps=200", show_default=False)
 ]
+Shard = Annotated[str | None, typer.Option(metavar="I/N", help="do one of N equal shares, from 0 on", show_default=False)]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="the folder of a run, as runs/quickstart", show_default=False)]
 
 
 def _experiment(config: Path, overrides: list[str] | None) -> Experiment:
@@ -56,16 +60,49 @@ def run(config: Config, overrides: Overrides = None) -> None:
     _show_findings(experiment)
 
 
-@app.command(epilog="Example: imprint corpus configs/quickstart.yaml corpus.source=text corpus.path=books/")
-def corpus(config: Config, overrides: Overrides = None) -> None:
-    """Tokenize the base documents."""
-    _experiment(config, overrides).execute("corpus")
+@app.command(
+    epilog="Examples: imprint corpus configs/quickstart.yaml corpus.source=text corpus.path=books/; "
+    "imprint corpus my.yaml --shard $SLURM_ARRAY_TASK_ID/16, and at the end once without --shard"
+)
+def corpus(config: Config, overrides: Overrides = None, shard: Shard = None) -> None:
+    """Tokenize the base documents; with --shard, an n-th of them."""
+    experiment = _experiment(config, overrides)
+    if shard:
+        experiment.make_corpus(_shard(shard))
+    else:
+        experiment.execute("corpus")
 
 
-@app.command(epilog="Example: imprint plan configs/quickstart.yaml seeds.assignment=7")
-def plan(config: Config, overrides: Overrides = None) -> None:
+@app.command(
+    epilog="Examples: imprint decontaminate configs/quickstart.yaml decontaminate.policy=report; "
+    "imprint decontaminate my.yaml --shard $SLURM_ARRAY_TASK_ID/16, and at the end once without --shard"
+)
+def decontaminate(config: Config, overrides: Overrides = None, shard: Shard = None) -> None:
+    """Look for the items in the corpus and in each other; with --shard, in an n-th of the corpus."""
+    experiment = _experiment(config, overrides)
+    if shard:
+        experiment.decontaminate(_shard(shard))
+    else:
+        experiment.execute("decontaminate")
+
+
+@app.command(
+    epilog="Examples: imprint plan configs/quickstart.yaml seeds.assignment=7; "
+    "imprint plan configs/quickstart.yaml train.steps=500 --dry-run"
+)
+def plan(
+    config: Config,
+    overrides: Overrides = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="show what would be inserted, by item set and arm, and write nothing")
+    ] = False,
+) -> None:
     """Make items, assign them to arms at random and place every copy."""
-    _experiment(config, overrides).execute("plan")
+    experiment = _experiment(config, overrides)
+    if dry_run:
+        _show_preview(experiment)
+    else:
+        experiment.execute("plan")
 
 
 @app.command(epilog="Example: imprint train configs/quickstart.yaml train.models=[perturbed,standard]")
@@ -88,8 +125,62 @@ def report(config: Config, overrides: Overrides = None) -> None:
     _show_findings(experiment)
 
 
-def _show_findings(experiment: Experiment) -> None:
+@app.command(epilog="Example: imprint audit runs/quickstart")
+def audit(run: Run, model: Annotated[str | None, typer.Option(help="one model of the run; all if not given")] = None) -> None:
+    """Certify what was consumed: every planned copy, intact, at its step, and nothing else; exit status 1 if not."""
+    from slurm.audits import audit_run
+
+    if not audit_run(run, model):
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Examples: imprint inspect runs/quickstart --step 200; imprint inspect runs/quickstart --step 200 --row 3")
+def inspect(
+    run: Run,
+    step: Annotated[int, typer.Option(help="the step whose rows to show")],
+    row: Annotated[int | None, typer.Option(help="one row of the step, from 0 on; all if not given")] = None,
+    model: Annotated[str, typer.Option(help="the model of the run")] = "perturbed",
+) -> None:
+    """Show what the model saw at a step, insertions highlighted."""
+    from slurm.audits import inspect_run
+
+    inspect_run(run, model, step, row)
+
+
+def _shard(shard: str) -> tuple[int, int]:
+    number, slash, of = shard.partition("/")
+    if not (slash and number.isdecimal() and of.isdecimal() and int(number) < int(of)):
+        raise ImprintError(f"--shard is {shard!r}; it must be i/n, as 0/16 for the first of 16")
+    return int(number), int(of)
+
+
+def _show_preview(experiment: Experiment) -> None:
+    from rich.table import Table
+
+    drawn, check = experiment.preview()
+    table = Table(title=f"What {experiment.recipe.name} asks for", title_justify="left")
+    for name in ("item set", "arm", "steps"):
+        table.add_column(name)
+    for name in ("groups", "items", "occurrences", "tokens", "share of these steps"):
+        table.add_column(name, justify="right")
+    rows = drawn.demand()
+    for row in rows:
+        counts = (f"{row[name]:,}" for name in ("groups", "items", "occurrences", "tokens"))
+        table.add_row(row["item_set"], row["arm"], f"{row['first_step']}-{row['last_step']}", *counts, f"{row['share']:.2%}")
+    _console().print(table)
+    tokens = sum(row["tokens"] for row in rows)
+    share = tokens / (drawn.shape.rows * drawn.shape.row_tokens)
+    print(f"{sum(row['occurrences'] for row in rows):,} occurrences, {tokens:,} tokens: {share:.1%} of training")
+    print(check())
+
+
+def _console() -> Console:
     from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=150)
+
+
+def _show_findings(experiment: Experiment) -> None:
     from rich.table import Table
 
     table = Table(title=f"Findings of {experiment.recipe.name}", title_justify="left")
@@ -104,7 +195,7 @@ def _show_findings(experiment: Experiment) -> None:
     for row in experiment.findings():
         value, low, high = (f"{row[key]:.2f}" if row[key] is not None else "-" for key in ("value", "low", "high"))
         table.add_row(row["name"], row["kind"], value, f"{low} to {high}", row["verdict"])
-    console = Console() if sys.stdout.isatty() else Console(width=150)
+    console = _console()
     console.print(table)
     console.print(f"The report: {experiment.run.report / 'index.html'}", soft_wrap=True)
 

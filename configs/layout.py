@@ -1,4 +1,4 @@
-"""What lies where on disk: paths, table schemas, fingerprints, and writes that happen whole or not at all."""
+"""What lies where on disk: paths, fingerprints, and writes that happen whole or not at all."""
 
 from __future__ import annotations
 
@@ -15,169 +15,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from configs.errors import DataError, ImprintError
 
-# ------------------------------------------------------------------------------------------------ tables
-
-_PROBE = pa.struct(
-    [
-        ("probe_id", pa.string()),  # unique among the item's probes
-        ("field", pa.string()),
-        ("context", pa.string()),  # the variant a verbatim probe lies in, else what the prompt gives away
-        ("kind", pa.string()),  # verbatim | choice
-        ("prompt", pa.string()),
-        ("target", pa.string()),
-        ("candidates", pa.list_(pa.string())),  # of a choice, the target among them
-        ("bits", pa.float64()),  # entropy of the target given the prompt; 0 where it can be derived
-    ]
-)
-_SPAN = pa.struct([("field", pa.string()), ("start", pa.int32()), ("end", pa.int32())])  # characters [start, end)
-
-ITEMS = pa.schema(
-    [
-        ("item_id", pa.string()),
-        ("kind", pa.string()),
-        ("stratum", pa.string()),  # the item set's name; groups are randomized within it
-        ("group", pa.string()),
-        ("fields", pa.string()),  # json
-        ("probes", pa.list_(_PROBE)),
-    ]
-)
-TEXTS = pa.schema(
-    [
-        ("item_id", pa.string()),
-        ("variant", pa.string()),
-        ("text", pa.string()),
-        ("tokens", pa.list_(pa.int32())),  # without the end-of-text tokens around it
-        ("spans", pa.list_(_SPAN)),
-    ]
-)
-ASSIGNMENT = pa.schema(
-    [
-        ("item_id", pa.string()),
-        ("group", pa.string()),
-        ("arm", pa.string()),
-        ("copies", pa.int32()),
-        ("window_start", pa.float64()),
-        ("window_end", pa.float64()),
-        ("spacing", pa.string()),
-        ("placement", pa.string()),
-    ]
-)
-PLAN = pa.schema(
-    [
-        ("row", pa.int64()),
-        ("offset", pa.int32()),
-        ("length", pa.int32()),  # the end-of-text tokens on both sides included
-        ("mode", pa.string()),
-        ("item_id", pa.string()),
-        ("copy", pa.int32()),
-        ("variant", pa.string()),
-    ]
-)
-LEDGER = pa.schema(
-    [
-        ("model", pa.string()),
-        ("step", pa.int64()),
-        ("learning_rate", pa.float64()),
-        ("consumed", pa.bool_()),
-        ("rows_sha256", pa.list_(pa.binary(32))),  # of each row's int64 tokens and label mask, by slot
-    ]
-)
-TOKEN_SCORES = pa.schema(
-    [
-        ("model", pa.string()),
-        ("step", pa.int64()),
-        ("item_id", pa.string()),
-        ("variant", pa.string()),
-        ("context", pa.string()),
-        ("tokens", pa.list_(pa.int32())),
-        ("log_prob", pa.list_(pa.float32())),  # nats
-        ("mean", pa.list_(pa.float32())),  # of log p over the vocabulary under p, nats
-        ("deviation", pa.list_(pa.float32())),
-        ("argmax", pa.list_(pa.int32())),
-        ("rank", pa.list_(pa.int32())),  # of the token among the vocabulary, 0 = most probable
-    ]
-)
-CHOICE_SCORES = pa.schema(
-    [
-        ("model", pa.string()),
-        ("step", pa.int64()),
-        ("item_id", pa.string()),
-        ("probe_id", pa.string()),
-        ("candidate", pa.string()),
-        ("log_prob", pa.float64()),  # of the candidate's tokens given the prompt, nats
-        ("characters", pa.int32()),
-    ]
-)
-SCORES = pa.schema(
-    [
-        ("model", pa.string()),
-        ("step", pa.int64()),
-        ("item_id", pa.string()),
-        ("probe_id", pa.string()),  # of a whole text, its variant
-        ("metric", pa.string()),
-        ("value", pa.float64()),
-        ("exposures", pa.int32()),  # copies of the item consumed before the step
-        ("text_exposures", pa.int32()),  # of them, copies of the text that the probe lies in; of a choice probe, all
-    ]
-)
-EXPOSURE = pa.schema([field for field in SCORES if not field.name.endswith("exposures")])  # of canaries, as scored
-CONTINUATIONS = pa.schema(  # of the probes a model knows best
-    [(name, pa.string()) for name in ("item_id", "probe_id", "kind", "arm", "prompt", "target", "continuation")]
-    + [("exposures", pa.int32()), ("extracted", pa.bool_()), ("log_prob", pa.float64())]
-)
-EFFECTS = pa.schema(
-    [
-        ("metric", pa.string()),
-        ("contrast", pa.string()),
-        ("kind", pa.string()),
-        ("arm", pa.string()),
-        ("model", pa.string()),
-        ("step", pa.int64()),
-        ("value", pa.float64()),
-        ("low", pa.float64()),
-        ("high", pa.float64()),
-        ("n", pa.int64()),
-    ]
-)
-
-
-def write_table(path: Path, rows: Any, schema: pa.Schema) -> None:
-    """Write a list of dictionaries, a data frame or a mapping of columns as parquet, whole or not at all."""
-    if isinstance(rows, pa.Table):
-        table = rows.select(schema.names).cast(schema)
-    elif isinstance(rows, list):
-        table = pa.Table.from_pylist(rows, schema)
-    elif isinstance(rows, dict):
-        table = pa.table(rows, schema)
-    else:
-        table = pa.Table.from_pandas(rows, schema, preserve_index=False)
-    with atomic_file(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
-
-
-def write_csv(path: Path, rows: Any) -> None:
-    """Write a data frame, or a list of dictionaries, as CSV, whole or not at all."""
-    with atomic_file(path) as temporary:
-        pd.DataFrame(rows).to_csv(temporary, index=False)
-
-
-def read_table(path: Path) -> pa.Table:
-    """Read a parquet table, or say in one sentence that it is missing or damaged."""
-    if not path.exists():
-        raise DataError(f"{path} does not exist")
-    try:
-        return pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path} is damaged ({error}); remove it and run again to make it anew") from error
-
-
 # ------------------------------------------------------------------------------------------------ fingerprints
+
+READ_FROM = ["path", "hub", "model", "places", "reference"]  # settings that may name local files
 
 
 def fingerprint(thing: Any) -> str:
@@ -190,6 +32,18 @@ def file_fingerprint(path: Path) -> str:
     """sha256 (hex) of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def contents(settings: Any) -> dict[str, str]:
+    """Fingerprints of the local files and folders that nested settings name (by a key of READ_FROM), by path."""
+    found: dict[str, str] = {}
+    for key, value in settings.items() if isinstance(settings, dict) else enumerate(settings):
+        if isinstance(value, dict | list):
+            found |= contents(value)
+        elif key in READ_FROM and isinstance(value, str) and (path := Path(value)).exists():
+            files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+            found[value] = fingerprint([(str(file.relative_to(path)), file_fingerprint(file)) for file in files])
+    return found
 
 
 # ------------------------------------------------------------------------------------------------ atomic writes
@@ -371,6 +225,19 @@ class RunLayout:
         return self.root / "balance.csv"
 
     @property
+    def power(self) -> Path:
+        return self.root / "power.csv"
+
+    @property
+    def hits(self) -> Path:
+        return self.root / "hits.parquet"
+
+    @property
+    def decontaminated(self) -> Path:
+        """What came of decontamination: the corpus to train of, and the groups that were drawn again."""
+        return self.root / "decontaminated.json"
+
+    @property
     def report(self) -> Path:
         return self.root / "report"
 
@@ -402,6 +269,10 @@ class ModelLayout:
     @property
     def scores(self) -> Path:
         return self.root / "scores"
+
+    @property
+    def certificate(self) -> Path:
+        return self.root / "certificate.json"
 
     def checkpoint(self, step: int) -> Path:
         return self.root / "checkpoints" / f"step-{step:08d}"

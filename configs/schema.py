@@ -6,75 +6,12 @@ so the same run may be continued on another machine.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+from configs.insert import Design
 from configs.layout import fingerprint
-
-
-def setting(default: Any, meaning: str, unit: str = "", execution: bool = False) -> Any:
-    """A dataclass field that carries its own documentation."""
-    metadata = {"meaning": meaning, "unit": unit, "execution": execution}
-    if isinstance(default, (list, dict)):
-        return field(default_factory=default.copy, metadata=metadata)
-    return field(default=default, metadata=metadata)
-
-
-def section(kind: type, meaning: str, execution: bool = False) -> Any:
-    """A field that holds a group of settings."""
-    return field(default_factory=kind, metadata={"meaning": meaning, "unit": "", "execution": execution})
-
-
-# ------------------------------------------------------------------------------------------------ item sets
-
-
-@dataclass
-class CanarySet:
-    """Secrets with a known randomness space, so that exposure is exact."""
-
-    kind: str = setting("canary", "kind of item")
-    count: int = setting(66, "items to make", "items")
-    text: str = setting(
-        "The access code of vault {name} is {digits:4}.",
-        "template; {name} becomes a made-up name, {digits:N} the secret of N random digits",
-    )
-
-
-@dataclass
-class ProfileSet:
-    """Personal profiles of people who do not exist (faker)."""
-
-    kind: str = setting("pii", "kind of item")
-    count: int = setting(66, "profiles to make", "items")
-    contexts: list[str] = setting(["biography"], "texts made of each profile: biography, forum; copies alternate between them")
-    locale: str = setting("en_US", "faker locale of names and cities")
-
-
-@dataclass
-class FactoidSet:
-    """Made-up facts about made-up places."""
-
-    kind: str = setting("factoid", "kind of item")
-    count: int = setting(66, "facts to make", "items")
-
-
-@dataclass
-class TestSet:
-    """Multiple-choice questions with their answer, as in a contaminated benchmark."""
-
-    __test__ = False  # not a test class for pytest
-
-    kind: str = setting("testset", "kind of item")
-    count: int = setting(66, "questions to make", "items")
-    source: str = setting("arithmetic", "where questions come from: arithmetic (products of random numbers)")
-    digits: int = setting(3, "digits of each factor", "digits")
-    choices: int = setting(4, "candidate answers of each question, the right one included", "candidates")
-
-
-ItemSet = CanarySet | ProfileSet | FactoidSet | TestSet
-ITEM_SETS: dict[str, type] = {"canary": CanarySet, "pii": ProfileSet, "factoid": FactoidSet, "testset": TestSet}
-
-# ------------------------------------------------------------------------------------------------ sections
+from configs.setting import section, setting
 
 
 @dataclass
@@ -100,33 +37,36 @@ class Tokenizer:
 class Corpus:
     """The base documents."""
 
-    source: str = setting("stdlib", "stdlib (Python's own library), synthetic, jsonl, text, parquet, or files (each by its suffix)")
-    path: str | None = setting(None, "file or folder of a jsonl, text, parquet or files source (.gz and .zst too)")
-    column: str = setting("text", "column of a jsonl or parquet source that holds a document's text")
+    source: str = setting(
+        "stdlib",
+        "stdlib (Python's own library), synthetic, jsonl, text, parquet, files (each by its suffix), hub (a data set of the "
+        "Hugging Face hub, streamed), or token ids that exist: megatron (.bin and .idx), npy (arrays, with or without a header)",
+    )
+    path: str | None = setting(
+        None,
+        "file or folder of a jsonl, text, parquet or files source (.gz and .zst too) or of token arrays; hub: the data set's name",
+    )
+    column: str = setting("text", "column of a jsonl, parquet or hub source that holds a document's text")
     documents: int = setting(20_000, "documents that the synthetic source makes", "documents")
+    limit: int | None = setting(None, "read only so many of a source's first documents (lines, rows, text files)", "documents")
+    config: str | None = setting(None, "hub: configuration of the data set, where it has several")
+    split: str = setting("train", "hub: split of the data set")
+    revision: str = setting("main", "hub: commit (40 hex digits), or a branch or tag, which stands for its newest commit")
+    dtype: str | None = setting(None, "npy: type of the token ids in arrays without a header, as uint16 or uint32")
     epochs: int = setting(1, "times that training may go over the corpus", "epochs")
     tokenizer: Tokenizer = section(Tokenizer, "how text becomes tokens")
 
 
 @dataclass
-class Arm:
-    """One cell of the design."""
+class Decontaminate:
+    """Do the items, or long n-grams of them, occur in the corpus or in each other? Looked for before anything is placed."""
 
-    copies: int = setting(0, "copies of each item; 0 is held out", "copies")
-    size: int = setting(0, "groups of each item set assigned to the arm", "groups")
-    window: list[float] = setting([0.0, 1.0], "part of training in which the copies may fall", "fractions of training")
-    placement: str = setting("anywhere", "where in a row a copy may lie: anywhere or start")
-
-
-@dataclass
-class Design:
-    """The arms to which groups of items are assigned at random, within each item set."""
-
-    copies: list[int] = setting([0, 1, 4, 16, 64, 256], "copies of each item, an arm each; 0 is held out", "copies")
-    sizes: list[int] = setting([24, 12, 12, 8, 6, 4], "groups of each item set in each of these arms", "groups")
-    window: list[float] = setting([0.0, 1.0], "part of training in which copies of these arms fall", "fractions of training")
-    placement: str = setting("anywhere", "where in a row a copy of these arms may lie: anywhere or start")
-    arms: dict[str, Arm] = setting({}, "further arms by name, each with its own copies, size, window and placement")
+    policy: str = setting(
+        "fail",
+        "where they do: fail, report (go on), documents (leave the documents out: a new corpus), redraw (make other items), "
+        "or off (do not look)",
+    )
+    ngram: int = setting(13, "tokens of an item's n-gram that count as a hit; a shorter item counts as a whole", "tokens")
 
 
 @dataclass
@@ -167,7 +107,10 @@ class Train:
     betas: list[float] = setting([0.9, 0.95], "AdamW coefficients of the running averages")
     clip: float = setting(1.0, "largest norm of the gradient; 0 does not clip")
     precision: str = setting("auto", "fp32, bf16 (autocast; weights stay fp32), or auto: bf16 where the hardware multiplies it")
-    models: list[str] = setting(["perturbed"], "trajectories to train: perturbed (with the insertions), standard (without)")
+    models: list[str] = setting(
+        ["perturbed"],
+        "trajectories to train: perturbed (with the insertions), standard (without any), without-SET (without one item set)",
+    )
     checkpoints: Checkpoints = section(Checkpoints, "which steps leave a checkpoint")
     threads: int = setting(0, "processor threads; 0 measures once a machine which number is fastest", "threads", execution=True)
     log_every: int = setting(20, "steps from one line of metrics.jsonl to the next", "steps", execution=True)
@@ -197,7 +140,8 @@ class Recipe:
     seeds: Seeds = section(Seeds, "seeds by purpose")
     corpus: Corpus = section(Corpus, "the base documents")
     insert: dict[str, Any] = setting({}, "item sets by name")
-    design: Design = section(Design, "arms and their sizes")
+    design: Design = section(Design, "arms and their sizes; an item set may differ by a `design` of its own")
+    decontaminate: Decontaminate = section(Decontaminate, "whether items occur elsewhere")
     model: Model = section(Model, "the model")
     train: Train = section(Train, "training")
     eval: Eval = section(Eval, "measurement")

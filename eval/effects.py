@@ -15,7 +15,7 @@ from eval.membership import ATTACKS
 from eval.statistics import Interval, mean, mean_difference, proportion, slope, stratified_auc
 from inject.design import HELD_OUT, arm_name
 
-SHARES = {"extracted": "rate", "secret_extracted": "rate", "correct": "rate"}
+SHARES = ["extracted", "secret_extracted", "correct", "correct_perturbed", "answered", "answered_perturbed"]
 
 
 def effects(
@@ -69,7 +69,7 @@ def _join(scores: pd.DataFrame, items: pd.DataFrame, assignment: pd.DataFrame, s
     return joined
 
 
-def _counts(arm: str) -> bool:
+def counts(arm: str) -> bool:
     """Whether an arm is named for its copies, as those of `design.copies` are."""
     return arm.removesuffix("x").isdigit()
 
@@ -86,7 +86,7 @@ def _contrasts(metric: str, part: pd.DataFrame, resamples: int, seed: int) -> It
     twins = arms.get(HELD_OUT)
     for arm, chosen in arms.items():
         if metric in SHARES:
-            yield SHARES[metric], arm, _share(chosen)
+            yield "rate", arm, _share(chosen)
         elif metric in ATTACKS:
             if arm != HELD_OUT and twins is not None and (strata := _strata(chosen[chosen["text_exposures"] > 0], twins)):
                 yield "auc", arm, stratified_auc(strata)
@@ -96,7 +96,7 @@ def _contrasts(metric: str, part: pd.DataFrame, resamples: int, seed: int) -> It
             if metric == "log_prob" and arm != HELD_OUT and twins is not None:
                 yield "gain", arm, mean_difference(chosen["gain"], chosen["group"], twins["gain"], twins["group"])
     if metric == "log_prob" and twins is not None:
-        whole_run = part[[arm == HELD_OUT or _counts(arm) for arm in part["arm"]]]
+        whole_run = part[[arm == HELD_OUT or counts(arm) for arm in part["arm"]]]
         if whole_run["text_exposures"].max() > 0:
             x = np.log2(1 + whole_run["text_exposures"])
             yield "slope", "all", slope(x, whole_run["gain"], whole_run["group"], whole_run["arm"], resamples, seed)
@@ -107,7 +107,7 @@ def _window_contrasts(arms: dict[str, pd.DataFrame]) -> Iterator[tuple[str, str,
     """The gain of each arm with a name of its own less that of the arm of `design.copies` to which as many copies are assigned."""
     for arm, own in arms.items():
         twin = arm_name(int(own["copies"].iloc[0]))
-        if arm != HELD_OUT and not _counts(arm) and twin in arms:
+        if arm != HELD_OUT and not counts(arm) and twin in arms:
             other = arms[twin]
             yield f"minus {twin}", arm, mean_difference(own["gain"], own["group"], other["gain"], other["group"])
 

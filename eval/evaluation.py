@@ -15,32 +15,28 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from configs.errors import DataError
-from configs.layout import (
+from configs.layout import CheckpointInfo, ModelLayout, atomic_folder, fingerprint, read_json, write_json
+from configs.progress import progress
+from configs.schema import Eval
+from configs.tables import (
+    ANSWER_SCORES,
     CHOICE_SCORES,
     CONTINUATIONS,
     EFFECTS,
     EXPOSURE,
     SCORES,
     TOKEN_SCORES,
-    CheckpointInfo,
-    ModelLayout,
-    atomic_folder,
-    fingerprint,
-    read_json,
     read_table,
-    write_json,
     write_table,
 )
-from configs.progress import progress
-from configs.schema import Eval
 from eval.effects import effects
-from eval.extraction import exposure
-from eval.scores import ScoredItems, choice_scores, exposures, text_scores
+from eval.extraction import exposure, extracted, target_log_prob
+from eval.scores import ScoredItems, answer_scores, choice_scores, exposures, text_scores
 from eval.scoring import continue_greedily, score_space, score_tokens
 from inject.items.texts import split_probe
 from inject.tokenizer import encode
 
-FORMAT = 1
+FORMAT = 2
 LARGEST_SPACE = 10**5  # candidates of a canary that are all scored
 CONTINUED = 8  # items of each kind whose continuation is shown
 SMALL = 5_000_000  # parameters of a model that gains little from a second processor thread, and on a busy machine loses much
@@ -64,7 +60,7 @@ class Evaluation:
         self._texts_of: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for text in self.texts:
             self._texts_of[text["item_id"]].append(text)
-        self.scored = ScoredItems.from_tables(items, texts, tokenizer)
+        self.scored = ScoredItems.from_tables(items, texts)
         self.context = [tokenizer.eos_token_id] if settings.context == "eot" else []
 
     # -------------------------------------------------------------------------------------------- one pass a checkpoint
@@ -75,7 +71,7 @@ class Evaluation:
         if damaged := info.damaged(layout.checkpoint(step)):
             raise DataError(f"{layout.checkpoint(step) / damaged} is damaged; it cannot be scored")
         folder = layout.scores / f"step-{step:08d}"
-        identity = fingerprint([FORMAT, info.files["model.safetensors"], self.texts, self.scored.choices, self._passes(last)])
+        identity = fingerprint([FORMAT, info.files["model.safetensors"], self.texts, self._asked(), self._passes(last)])
         if (folder / "meta.json").exists():
             if read_json(folder / "meta.json")["fingerprint"] == identity:
                 return
@@ -85,14 +81,19 @@ class Evaluation:
         with atomic_folder(folder) as temporary:
             write_table(temporary / "tokens.parquet", self._token_rows(model, label), TOKEN_SCORES)
             write_table(temporary / "choices.parquet", self._choice_rows(model, label), CHOICE_SCORES)
+            write_table(temporary / "answers.parquet", self._answer_rows(model, label), ANSWER_SCORES)
             if last:
                 write_table(temporary / "exposure.parquet", self._exposure_rows(model, label), EXPOSURE)
             meta = {"fingerprint": identity, "context": self.settings.context, "dtype": str(model.dtype), **label}
             write_json(temporary / "meta.json", meta)
 
+    def _asked(self) -> list[Any]:
+        """The probes that are scored besides the texts."""
+        return [self.scored.choices, self.scored.generative]
+
     def _passes(self, last: bool) -> list[Any]:
         """What is scored at a checkpoint, by the settings."""
-        return [self.settings.context, self.settings.testset, last and self.settings.exposure]
+        return [self.settings.context, self.settings.testset, self.settings.extraction, last and self.settings.exposure]
 
     def _token_rows(self, model: PreTrainedModel, label: dict[str, Any]) -> list[dict[str, Any]]:
         rows = []
@@ -113,6 +114,20 @@ class Evaluation:
             rows.append({**label, **row, "log_prob": float(scores.log_prob[start:].astype(np.float64).sum())})
         return rows
 
+    def _answer_rows(self, model: PreTrainedModel, label: dict[str, Any]) -> list[dict[str, Any]]:
+        """Of every generative probe, how probable its target is after the prompt, and whether greedy decoding emits it."""
+        cells = []
+        for item, probe in self.scored.generative if self.settings.extraction else []:
+            prompt, [target] = split_probe(self.tokenizer, probe["prompt"], [probe["target"]])
+            cells.append((item, probe["probe_id"], slice(len(prompt), len(prompt) + len(target)), [*prompt, *target]))
+        rows = []
+        for i, scores in score_tokens(model, [cell[-1] for cell in cells], self.context, self.settings.batch_tokens):
+            item, probe_id, target, tokens = cells[i]
+            _, mean = target_log_prob(scores.log_prob, target)
+            row = {"item_id": item, "probe_id": probe_id, "log_prob": mean, "emitted": extracted(scores.argmax, tokens, target)}
+            rows.append({**label, **row})
+        return rows
+
     def _exposure_rows(self, model: PreTrainedModel, label: dict[str, Any]) -> list[dict[str, Any]]:
         """Exact exposure of every canary whose secret is a few digits: all of its space is scored."""
         rows, skipped = [], []
@@ -120,6 +135,8 @@ class Evaluation:
         digits = [ids[0] for ids in encode(self.tokenizer, list("0123456789"))]
         for item in canaries.itertuples():
             probe, tokens, secret = next(self._verbatim(item.item_id))
+            if probe["field"] != "digits":
+                continue
             if 10 ** len(probe["target"]) > LARGEST_SPACE:
                 skipped.append(f"{item.item_id}: more than {LARGEST_SPACE:,} candidates")
                 continue
@@ -139,15 +156,15 @@ class Evaluation:
         """Derive scores.parquet and effects.parquet from the scored checkpoints and the ledger."""
         tables = [read_table(path) for path in layout.ledgers()]
         ledger = {s: c for table in tables for s, c in zip(table["step"].to_pylist(), table["consumed"].to_pylist(), strict=True)}
-        plan = self.plan if layout.root.name != "standard" else self.plan[:0]
         rows: list[dict[str, Any]] = []
         for folder in sorted(layout.scores.glob("step-????????")):
             step = int(folder.name[5:])
             found = list(text_scores(read_table(folder / "tokens.parquet").to_pylist(), self.scored, self.settings))
             found += choice_scores(read_table(folder / "choices.parquet").to_pylist(), self.scored)
+            found += answer_scores(read_table(folder / "answers.parquet").to_pylist())
             if (folder / "exposure.parquet").exists():
                 found += read_table(folder / "exposure.parquet").to_pylist()
-            seen = exposures(plan, ledger, step, global_batch)
+            seen = exposures(self.plan, ledger, step, global_batch)
             for row in found:
                 of_item = {text["variant"]: seen[row["item_id"], text["variant"]] for text in self._texts_of[row["item_id"]]}
                 total = sum(of_item.values())

@@ -41,7 +41,7 @@ COLOURS = {  # name: (on light paper, on dark paper)
     "hue-4": ("#a57c00", "#e8c14a"),
 }
 RAMP, HUES = 9, 5  # colours of either kind
-KINDS = ["canary", "pii", "factoid", "testset"]
+KINDS = ["canary", "pii", "factoid", "testset", "random_tokens", "trap", "passage", "table"]
 ATTACKS = ["loss", "zlib", "min_k"]
 HAS_INTERVAL = "isValid(datum.low) && isValid(datum.high)"  # an infinite end, of too few groups, is none in JSON
 MOST_BANDS = 3  # bands of more arms hide one another
@@ -119,7 +119,7 @@ def extraction(measured: Measured) -> Chart | None:
         return None
     aside = 0.07 * (rows.kind.map(kinds.index) - (len(kinds) - 1) / 2)  # so that intervals do not hide one another
     rows = rows.assign(x=np.log2(1 + rows.copies) + aside + 0.45 * rows.named)
-    colours = [var("ink" if kind == "secrets" else f"hue-{KINDS.index(kind)}") for kind in kinds]
+    colours = [var("ink" if kind == "secrets" else f"hue-{i % HUES}") for i, kind in enumerate(kinds)]
     colour = alt.Color("kind:N", scale=alt.Scale(domain=kinds, range=colours), legend=legend(None))
     y = alt.Y("value:Q", title="Extracted", axis=percent_axis(), scale=alt.Scale(domain=[0, 1]))
     base = alt.Chart(rows).encode(copies_axis(measured.curve), y, colour)

@@ -8,7 +8,9 @@ from math import isfinite, log
 
 import pandas as pd
 
-from configs.schema import Recipe, TestSet
+from configs.insert import TestSet
+from configs.schema import Recipe
+from eval.effects import counts
 from inject.design import HELD_OUT, arm_name
 
 YES, NO, UNDECIDED = "yes", "no", "not decidable"
@@ -77,7 +79,7 @@ def _more_copies(last: Sequence[Effect], recipe: Recipe) -> Iterator[Claim]:
 
 
 def _secrets(last: Sequence[Effect], recipe: Recipe) -> Iterator[Claim]:
-    most, copies = _most(recipe)
+    most, copies = _most(last)
     for effect in last:
         if effect.metric == "secret_extracted" and effect.arm == most:
             yield f"secrets inserted {copies} times are extracted at least half the time", effect, reaches(effect, 0.5)
@@ -87,7 +89,7 @@ def _secrets(last: Sequence[Effect], recipe: Recipe) -> Iterator[Claim]:
 
 
 def _membership(last: Sequence[Effect], recipe: Recipe) -> Iterator[Claim]:
-    most, copies = _most(recipe)
+    most, copies = _most(last)
     pooled = [effect for effect in last if effect.contrast == "auc" and effect.kind == "all"]
     for effect in pooled:
         if effect.arm == most:
@@ -109,7 +111,7 @@ def _windows(last: Sequence[Effect], recipe: Recipe) -> Iterator[Claim]:
 
 
 def _contamination(last: Sequence[Effect], recipe: Recipe) -> Iterator[Claim]:
-    most, copies = _most(recipe)
+    most, copies = _most(last)
     choices = [items.choices for items in recipe.insert.values() if isinstance(items, TestSet)]
     for effect in last:
         if choices and effect.metric == "correct" and effect.arm == most and effect.kind == "testset":
@@ -118,7 +120,7 @@ def _contamination(last: Sequence[Effect], recipe: Recipe) -> Iterator[Claim]:
 
 
 def _exposure(last: Sequence[Effect], recipe: Recipe) -> Iterator[Claim]:
-    most, copies = _most(recipe)
+    most, copies = _most(last)
     for effect in last:
         if effect.metric == "exposure" and effect.arm == most and effect.kind == "canary":
             name = f"canaries inserted {copies} times have more exposure than chance ({CHANCE_EXPOSURE:.1f} bits)"
@@ -130,7 +132,7 @@ CLAIMS: list[Callable[[Sequence[Effect], Recipe], Iterator[Claim]]] = [
 ]
 
 
-def _most(recipe: Recipe) -> tuple[str, int]:
+def _most(last: Sequence[Effect]) -> tuple[str, int]:
     """The arm of `design.copies` with the most copies."""
-    copies = max(recipe.design.copies, default=0)
+    copies = max((int(effect.arm.removesuffix("x")) for effect in last if counts(effect.arm)), default=0)
     return arm_name(copies), copies

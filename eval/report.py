@@ -20,29 +20,16 @@ import vl_convert
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from safetensors import safe_open
 
-from configs.layout import (
-    ASSIGNMENT,
-    CONTINUATIONS,
-    EFFECTS,
-    ITEMS,
-    SCORES,
-    ModelLayout,
-    RunLayout,
-    atomic_file,
-    read_json,
-    read_table,
-    write_csv,
-    write_json,
-)
+from configs.layout import ModelLayout, RunLayout, atomic_file, read_json, write_json
 from configs.schema import Recipe
+from configs.tables import ASSIGNMENT, CONTINUATIONS, EFFECTS, ITEMS, SCORES, read_table, write_csv
 from eval import figures
+from eval.effects import SHARES, counts
 from eval.figures import COLOURS, Chart, Measured, var
-from inject.design import arms as arms_of
 
 SHOWN_OF_A_KIND = 5  # best-memorized items on the page; memorized.csv has all
 PROMPT_CHARACTERS = 140  # of the end of a prompt on the page
 PACKAGES = ["imprint-testbed", "torch", "transformers", "tokenizers", "lightning", "numpy", "pandas", "altair"]
-PERCENTAGES = ["extracted", "secret_extracted", "correct"]
 UNITS = {"log_prob": "nats", "exposure": "bits"}
 FIGURES: dict[str, Callable[[Measured], Chart | None]] = {  # of one model; report.html says how to read each
     "extraction": figures.extraction,
@@ -90,8 +77,9 @@ VEGALITE = alt.SCHEMA_VERSION.removeprefix("v").rpartition(".")[0]  # vl_convert
 
 def write_report(run: RunLayout, recipe: Recipe, findings: list[dict[str, Any]]) -> Path:
     """Gather a run's tables, draw and render them; returns `report/index.html`. What a run has not measured is left out."""
-    items, assignment, arms = table(run.items, ITEMS), table(run.assignment, ASSIGNMENT), arm_table(recipe)
-    balance = pd.read_csv(run.balance) if run.balance.exists() else pd.DataFrame(columns=["stratum", "arm", "smd"])
+    items, assignment = table(run.items, ITEMS), table(run.assignment, ASSIGNMENT)
+    arms = arm_table(assignment)
+    balance = pd.read_csv(run.balance) if run.balance.exists() else pd.DataFrame(columns=["item_set", "arm", "tokens_smd"])
     measured = {name: read_measured(run.model(name), items, assignment, arms, recipe.train.steps) for name in run.models()}
     metrics = pd.concat([pd.DataFrame()] + [read_metrics(run.model(name)).assign(model=name) for name in measured])
     effects = pd.concat([EFFECTS.empty_table().to_pandas()] + [tables.effects for tables in measured.values()])
@@ -105,7 +93,7 @@ def write_report(run: RunLayout, recipe: Recipe, findings: list[dict[str, Any]])
         recipe=recipe,
         summary=summary(run, recipe, metrics, measured),
         findings=findings,
-        strata=list(dict.fromkeys(items.stratum)),
+        item_sets=list(dict.fromkeys(items.item_set)),
         design=design_table(arms, items, assignment, balance),
         drawn=drawn,
         unmeasured=[name for name in FIGURES if name not in drawn],
@@ -171,30 +159,23 @@ def versions() -> dict[str, str]:
 # ------------------------------------------------------------------------------------------------ tables
 
 
-def arm_table(recipe: Recipe) -> pd.DataFrame:
-    """The arms of the design, by copies, then those with a name of their own (see `Measured.arms`)."""
-    cells = sorted(arms_of(recipe.design), key=lambda cell: (cell.name in recipe.design.arms, cell.copies))
-    return pd.DataFrame(
-        {
-            "arm": [cell.name for cell in cells],
-            "copies": [cell.copies for cell in cells],
-            "window_start": [cell.window[0] for cell in cells],
-            "window_end": [cell.window[1] for cell in cells],
-            "placement": [cell.placement for cell in cells],
-            "named": [cell.name in recipe.design.arms for cell in cells],
-        }
-    )
+def arm_table(assignment: pd.DataFrame) -> pd.DataFrame:
+    """The arms, by copies, then those that differ in more than copies (see `Measured.arms`)."""
+    columns = ["copies", "window_start", "window_end", "spacing", "placement", "mode"]
+    arms = assignment.groupby("arm", sort=False)[columns].max().reset_index()
+    arms["named"] = [not counts(arm) for arm in arms.arm]
+    return arms.sort_values(["named", "copies"], kind="stable", ignore_index=True)
 
 
 def design_table(
     arms: pd.DataFrame, items: pd.DataFrame, assignment: pd.DataFrame, balance: pd.DataFrame
 ) -> list[dict[Hashable, Any]]:
     """A row an arm, with the groups of each item set in it and their standardized mean difference of length."""
-    members = items[["item_id", "stratum"]].merge(assignment[["item_id", "group", "arm"]], on="item_id")
-    groups = members.groupby(["arm", "stratum"])["group"].nunique().to_dict()
-    smd = dict(zip(zip(balance.arm, balance.stratum, strict=True), balance.smd, strict=True))
-    strata = list(dict.fromkeys(items.stratum))
-    sets = [[{"groups": groups.get((arm, stratum), 0), "smd": smd.get((arm, stratum))} for stratum in strata] for arm in arms.arm]
+    members = items[["item_id", "item_set"]].merge(assignment[["item_id", "group", "arm"]], on="item_id")
+    groups = members.groupby(["arm", "item_set"])["group"].nunique().to_dict()
+    smd = dict(zip(zip(balance.arm, balance.item_set, strict=True), balance.tokens_smd, strict=True))
+    names = list(dict.fromkeys(items.item_set))
+    sets = [[{"groups": groups.get((arm, name), 0), "smd": smd.get((arm, name))} for name in names] for arm in arms.arm]
     return arms.assign(sets=pd.Series(sets)).to_dict("records")
 
 
@@ -237,7 +218,7 @@ def summary(run: RunLayout, recipe: Recipe, metrics: pd.DataFrame, measured: dic
         "tokens": int(metrics.tokens.max()) if len(metrics) else planned,
         "parameters": next(filter(None, (parameters(run, name) for name in measured)), None),
         "models": list(measured),
-        "items": tables.items.groupby("stratum", sort=False).size().to_dict() if tables else {},
+        "items": tables.items.groupby("item_set", sort=False).size().to_dict() if tables else {},
         "occurrences": plan.num_rows if plan is not None else None,
         "inserted": int(plan["length"].to_numpy().sum()) / planned if plan is not None else None,
         "checkpoints": max((tables.effects.step.nunique() for tables in measured.values()), default=0),
@@ -330,7 +311,7 @@ def quantity(value: float) -> str:
 
 def estimate(finding: dict[str, Any]) -> dict[str, str]:
     """The value and the interval of a finding in the form that its metric is commonly given in."""
-    form = ".0%" if finding["metric"] in PERCENTAGES else ".1f" if finding["metric"] == "exposure" else ".2f"
+    form = ".0%" if finding["metric"] in SHARES else ".1f" if finding["metric"] == "exposure" else ".2f"
     low, high = finding.get("low"), finding.get("high")
     known = low is not None and high is not None and not (math.isnan(low) or math.isnan(high))
     return {

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from transformers import PreTrainedTokenizerFast
 
 from configs.errors import DataError
 from configs.schema import Eval
 from eval.extraction import extracted, target_log_prob
 from eval.membership import ScoredText, attack_scores
-from inject.items.texts import target_tokens
-from inject.tokenizer import encode_with_offsets
+from inject.items.item import CHOICE, GENERATIVE
+
+PERTURBED = "perturbed-"  # how the contexts of twins that were never inserted begin
 
 Target = tuple[dict[str, Any], slice]  # a probe, and its target's tokens within the text
 
@@ -28,23 +28,29 @@ class ScoredItems:
     texts: dict[tuple[str, str], str]  # by item and variant
     targets: dict[tuple[str, str], list[Target]]  # of the verbatim probes that lie in a text
     choices: list[tuple[str, dict[str, Any]]]  # item and choice probe
+    generative: list[tuple[str, dict[str, Any]]]  # item and generative probe
 
     @staticmethod
-    def from_tables(items: pa.Table, texts: pa.Table, tokenizer: PreTrainedTokenizerFast) -> ScoredItems:
-        rendered = {
-            (row["item_id"], row["variant"]): row["text"] for row in texts.select(["item_id", "variant", "text"]).to_pylist()
+    def from_tables(items: pa.Table, texts: pa.Table) -> ScoredItems:
+        rows = texts.select(["item_id", "variant", "text", "targets"]).to_pylist()
+        probes = {
+            (item["item_id"], probe["probe_id"]): probe
+            for item in items.select(["item_id", "probes"]).to_pylist()
+            for probe in item["probes"]
         }
-        targets: dict[tuple[str, str], list[Target]] = {key: [] for key in rendered}
-        choices = []
-        offsets = {key: encode_with_offsets(tokenizer, text)[1] for key, text in rendered.items()}
-        for item in items.select(["item_id", "probes"]).to_pylist():
-            for probe in item["probes"]:
-                if probe["kind"] == "choice":
-                    choices.append((item["item_id"], probe))
-                else:
-                    key, start = (item["item_id"], probe["context"]), len(probe["prompt"])
-                    targets[key].append((probe, target_tokens(offsets[key], start, start + len(probe["target"]))))
-        return ScoredItems(rendered, targets, choices)
+        targets = {
+            (row["item_id"], row["variant"]): [
+                (probes[row["item_id"], target["probe_id"]], slice(target["start"], target["end"])) for target in row["targets"]
+            ]
+            for row in rows
+        }
+        asked = [(item, probe) for (item, _), probe in probes.items()]
+        return ScoredItems(
+            {(row["item_id"], row["variant"]): row["text"] for row in rows},
+            targets,
+            choices=[(item, probe) for item, probe in asked if probe["kind"] == CHOICE],
+            generative=[(item, probe) for item, probe in asked if probe["kind"] == GENERATIVE],
+        )
 
 
 def exposures(plan: pa.Table, ledger: Mapping[int, bool], step: int, global_batch: int) -> Counter[tuple[str, str]]:
@@ -55,8 +61,10 @@ def exposures(plan: pa.Table, ledger: Mapping[int, bool], step: int, global_batc
     unknown = [s for s in range(step) if s not in ledger]
     if unknown:
         raise DataError(f"the ledger does not tell of step {unknown[0]} ({len(unknown)} steps are missing); exposures are unknown")
-    columns = (plan["item_id"].to_pylist(), plan["variant"].to_pylist(), (plan["row"].to_numpy() // global_batch).tolist())
-    return Counter((item, variant) for item, variant, at in zip(*columns, strict=True) if at < step and ledger[at])
+    at = plan["row"].to_numpy() // global_batch
+    consumed = np.asarray([ledger[s] for s in range(step)], bool)
+    seen = plan.filter(pa.array((at < step) & np.append(consumed, False)[np.minimum(at, step)]))
+    return Counter(zip(seen["item_id"].to_pylist(), seen["variant"].to_pylist(), strict=True))
 
 
 def text_scores(tokens: Iterable[Mapping[str, Any]], scored: ScoredItems, settings: Eval) -> Iterator[dict[str, Any]]:
@@ -83,7 +91,16 @@ def choice_scores(rows: Iterable[Mapping[str, Any]], scored: ScoredItems) -> Ite
         if key not in best or row["log_prob"] > best[key]["log_prob"]:
             best[key] = row
     for key, row in best.items():
-        yield _score(row, row["probe_id"], "correct", float(row["candidate"] == targets[key]))
+        metric = "correct_perturbed" if key[1].startswith(PERTURBED) else "correct"
+        yield _score(row, row["probe_id"], metric, float(row["candidate"] == targets[key]))
+
+
+def answer_scores(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Whether a generative probe was answered, and the mean log-probability of its target's tokens, nats."""
+    for row in rows:
+        perturbed = "_perturbed" if row["probe_id"].startswith(PERTURBED) else ""
+        yield _score(row, row["probe_id"], f"answered{perturbed}", float(row["emitted"]))
+        yield _score(row, row["probe_id"], f"answer_log_prob{perturbed}", row["log_prob"])
 
 
 def _score(row: Mapping[str, Any], probe_id: str, metric: str, value: float) -> dict[str, Any]:

@@ -6,13 +6,15 @@ Ranks, micro-batches and restarts only choose which g to ask for.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from configs.errors import RecipeError
+from configs.errors import DataError, RecipeError
 from inject.corpus import Corpus
 from inject.permutation import Permutation
 
@@ -25,47 +27,96 @@ class Rows(NamedTuple):
     documents: np.ndarray  # int64 (n, S + 1): number of the document within its row
 
 
+def row_digests(tokens: np.ndarray, label_mask: np.ndarray) -> list[bytes]:
+    """sha256 of each row as handed to the forward pass: its int64 tokens (S + 1), then its label mask (S) as bytes."""
+    return [hashlib.sha256(row.tobytes() + mask.tobytes()).digest() for row, mask in zip(tokens, label_mask, strict=True)]
+
+
 @dataclass(frozen=True)
 class Overlay:
-    """Planned occurrences as arrays, sorted by row: occurrence i writes pool[start[i] : start[i] + length[i]] at its offset."""
+    """Planned occurrences as arrays, sorted by row: occurrence i lays pool[start[i] : start[i] + length[i]] at its offset."""
 
     row: np.ndarray  # int64 (occurrences,)
-    offset: np.ndarray  # int64 (occurrences,)
+    offset: np.ndarray  # int32 (occurrences,)
     start: np.ndarray  # int64 (occurrences,)
-    length: np.ndarray  # int64 (occurrences,)
+    length: np.ndarray  # int32 (occurrences,)
+    spliced: np.ndarray  # bool (occurrences,): the base tokens from the offset on make room; else they are overwritten
     pool: np.ndarray  # int64: the tokens of every text, an end-of-text on both sides
 
     @staticmethod
     def empty() -> Overlay:
         none = np.zeros(0, np.int64)
-        return Overlay(none, none, none, none, none)
+        return Overlay(none, none, none, none, none.astype(bool), none)
 
     @staticmethod
     def from_tables(plan: pa.Table, texts: pa.Table, end_of_text: int) -> Overlay:
-        """Join the plan with the texts' tokens."""
-        spans: dict[tuple[str, str], tuple[int, int]] = {}
-        pieces: list[list[int]] = []
-        size = 0
-        for item, variant, tokens in zip(*(texts[name].to_pylist() for name in ("item_id", "variant", "tokens")), strict=True):
-            pieces.append([end_of_text, *tokens, end_of_text])
-            spans[item, variant] = (size, len(tokens) + 2)
-            size += len(tokens) + 2
-        keys = list(zip(plan["item_id"].to_pylist(), plan["variant"].to_pylist(), strict=True))
-        located = np.asarray([spans[key] for key in keys], np.int64).reshape(-1, 2)
-        row, offset = (plan[name].to_numpy().astype(np.int64) for name in ("row", "offset"))
-        return Overlay(row, offset, located[:, 0], located[:, 1], np.asarray([t for piece in pieces for t in piece], np.int64))
+        """Join the plan with the texts' tokens. DataError where the plan names a text that there is not."""
+        length = pc.list_value_length(texts["tokens"]).to_numpy().astype(np.int64) + 2
+        first = np.cumsum(length) - length
+        pool = np.full(int(length.sum()), end_of_text, np.int64)
+        inside = np.ones(len(pool), bool)
+        inside[first], inside[first + length - 1] = False, False
+        pool[inside] = pc.list_flatten(texts["tokens"]).to_numpy()
+        text = _locate(plan, texts)
+        return Overlay(
+            plan["row"].to_numpy(),
+            plan["offset"].to_numpy(),
+            first[text],
+            length[text].astype(np.int32),
+            _codes(plan["mode"], pa.array(["overwrite", "splice"])) == 1,
+            pool,
+        )
 
     def apply(self, g: np.ndarray, tokens: np.ndarray) -> None:
-        """Write the occurrences of rows `g` (n,) into `tokens` (n, S + 1), in place."""
-        first, last = np.searchsorted(self.row, g, "left"), np.searchsorted(self.row, g, "right")
-        counts = last - first
-        if not counts.any():
+        """Lay the occurrences of rows `g` (n,) over their base `tokens` (n, S + 1), in place."""
+        if not len(self.row) or not len(g):
             return
-        slots = np.repeat(np.arange(len(g)), counts)
-        which = np.repeat(first - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
-        for slot, i in zip(slots.tolist(), which.tolist(), strict=True):
-            start, length, offset = self.start[i], self.length[i], self.offset[i]
-            tokens[slot, offset : offset + length] = self.pool[start : start + length]
+        near = slice(*np.searchsorted(self.row, [g.min(), g.max() + 1]))  # most calls ask for neighbouring rows
+        row = self.row[near]
+        first, counts = np.searchsorted(row, g, "left"), np.searchsorted(row, g, "right")
+        counts -= first
+        total = int(counts.sum())
+        if not total:
+            return
+        slot = np.repeat(np.arange(len(g)), counts)
+        which = near.start + np.repeat(first - np.cumsum(counts) + counts, counts) + np.arange(total)
+        offset, start, length = self.offset[which].astype(np.int64), self.start[which], self.length[which].astype(np.int64)
+        if (spliced := self.spliced[which]).any():
+            _make_room(tokens, slot[spliced], offset[spliced], length[spliced] - 1)  # the opening end-of-text is the base's own
+        within = np.arange(int(length.sum())) - np.repeat(np.cumsum(length) - length, length)
+        places = np.repeat(slot * tokens.shape[1] + offset, length) + within
+        tokens.reshape(-1)[places] = self.pool[np.repeat(start, length) + within]
+
+
+def _locate(plan: pa.Table, texts: pa.Table) -> np.ndarray:
+    """The row of `texts` that each occurrence lays down, int64 (occurrences,)."""
+    items, variants = (pc.unique(texts[name]) for name in ("item_id", "variant"))
+    number = np.full(len(items) * len(variants), -1, np.int64)
+    number[_codes(texts["item_id"], items) * len(variants) + _codes(texts["variant"], variants)] = np.arange(texts.num_rows)
+    item, variant = _codes(plan["item_id"], items), _codes(plan["variant"], variants)
+    known = (item >= 0) & (variant >= 0)
+    text = np.full(plan.num_rows, -1)
+    text[known] = number[item[known] * len(variants) + variant[known]]
+    if (text < 0).any():
+        i = int(np.argmax(text < 0))
+        raise DataError(f"the plan names {plan['item_id'][i]} ({plan['variant'][i]}), which is not among the texts")
+    return text
+
+
+def _codes(column: pa.ChunkedArray, values: pa.Array) -> np.ndarray:
+    """The place of each value of a column among `values`, -1 where it is not, int64 (n,)."""
+    if not len(column):
+        return np.zeros(0, np.int64)
+    encoded = column.combine_chunks() if pa.types.is_dictionary(column.type) else column.dictionary_encode().combine_chunks()
+    found = pc.fill_null(pc.index_in(encoded.dictionary, values), -1).to_numpy(zero_copy_only=False).astype(np.int64)
+    return found[encoded.indices.to_numpy()]
+
+
+def _make_room(tokens: np.ndarray, slot: np.ndarray, offset: np.ndarray, room: np.ndarray) -> None:
+    """Move what follows `offset` in each row `slot` of `tokens` back by `room` tokens; what passes the row's end is dropped."""
+    position = np.arange(tokens.shape[1])
+    source = np.where(position > (offset + room)[:, None], position - room[:, None], position)
+    tokens[slot] = np.take_along_axis(tokens[slot], source, axis=1)
 
 
 class Stream:

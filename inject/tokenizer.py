@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from array import array
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+import numpy as np
+from tokenizers import Encoding, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from configs.errors import DataError
@@ -79,11 +83,49 @@ def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
     return max(tokenizer.get_vocab().values()) + 1
 
 
+def ordinary_tokens(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """The ids of all tokens but the special ones (end of text, padding, reserved ones ...), ascending."""
+    special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+    return sorted(set(tokenizer.get_vocab().values()) - special - set(tokenizer.all_special_ids))
+
+
 def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[list[int]]:
     """Token ids of each text: nothing is added, and a text that spells a special token does not become it."""
+    return [encoding.ids for encoding in _encodings(tokenizer, texts)]
+
+
+def encode_batches(
+    tokenizer: PreTrainedTokenizerFast, batches: Iterable[list[str]], dtype: np.dtype
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Of each batch of texts: its characters; its tokens end to end, an end-of-text after each text; where each ends, int64.
+
+    Batches are encoded without holding the interpreter, so the caller's work, and reading what comes next, take place meanwhile.
+    """
+    with ThreadPoolExecutor(1) as encoder:
+        waiting: deque[tuple[int, Future[list[Encoding]]]] = deque()
+        for batch in batches:
+            waiting.append((sum(map(len, batch)), encoder.submit(_encodings, tokenizer, batch)))
+            if len(waiting) > 2:  # one that is being encoded, and one that waits for its turn
+                size, encoded = waiting.popleft()
+                yield size, *_flat(encoded.result(), tokenizer.eos_token_id, dtype)
+        for size, encoded in waiting:
+            yield size, *_flat(encoded.result(), tokenizer.eos_token_id, dtype)
+
+
+def _encodings(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[Encoding]:
     bare = tokenizer.backend_tokenizer
     bare.encode_special_tokens = True
-    return [encoding.ids for encoding in bare.encode_batch_fast(texts, add_special_tokens=False)]
+    return bare.encode_batch_fast(texts, add_special_tokens=False)
+
+
+def _flat(encodings: list[Encoding], end_of_text: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    ends = np.cumsum([len(encoding) + 1 for encoding in encodings], dtype=np.int64)
+    tokens = np.full(ends[-1], end_of_text, dtype)
+    begin = 0
+    for encoding, end in zip(encodings, ends.tolist(), strict=True):
+        tokens[begin : end - 1] = array("I", encoding.ids)  # the fastest way from a list of whole numbers to numpy
+        begin = end
+    return tokens, ends
 
 
 def encode_with_offsets(tokenizer: PreTrainedTokenizerFast, text: str) -> tuple[list[int], list[tuple[int, int]]]:
@@ -92,3 +134,8 @@ def encode_with_offsets(tokenizer: PreTrainedTokenizerFast, text: str) -> tuple[
     bare.encode_special_tokens = True
     encoding = bare.encode(text, add_special_tokens=False)
     return encoding.ids, encoding.offsets
+
+
+def decode(tokenizer: PreTrainedTokenizerFast, tokens: Sequence[int]) -> str:
+    """What tokens spell. Not all tokens are those of the text they spell; those of `encode` are."""
+    return str(tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False))

@@ -1,4 +1,5 @@
-"""The jobs of an experiment: corpus -> plan -> train -> eval -> report. What each depends on, and whether it is done.
+"""The jobs of an experiment: corpus -> decontaminate -> plan -> train -> eval -> report. What each depends on, and whether it is
+done.
 
 The one place that puts the parts together. A job's fingerprint covers its own result settings, its inputs' fingerprints and a
 format version; a job whose record carries the same fingerprint and whose outputs are there is not done again.
@@ -6,37 +7,29 @@ format version; a job whose record carries the same fingerprint and whose output
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from configs.errors import DataError, ImprintError, RecipeError
-from configs.layout import (
-    ASSIGNMENT,
-    ITEMS,
-    PLAN,
-    TEXTS,
-    CheckpointInfo,
-    Lock,
-    RunLayout,
-    atomic_file,
-    fingerprint,
-    read_json,
-    read_table,
-    write_csv,
-    write_json,
-    write_table,
-)
+from configs.layout import CheckpointInfo, Lock, RunLayout, atomic_file, contents, fingerprint, read_json, write_json
 from configs.recipe import differences, load_recipe, result_settings, save_recipe
 from configs.schema import Recipe
+from configs.tables import read_table
 
-PLAN_FORMAT, TRAIN_FORMAT, EVAL_FORMAT, REPORT_FORMAT = 1, 1, 1, 1
+if TYPE_CHECKING:
+    from inject.corpus import Corpus
+    from inject.stream import Stream
+    from slurm.planning import Drawn
+
+DECONTAMINATE_FORMAT, PLAN_FORMAT, TRAIN_FORMAT, EVAL_FORMAT, REPORT_FORMAT = 1, 2, 2, 2, 2
 
 
 @dataclass(frozen=True)
@@ -62,10 +55,17 @@ class Job:
 class Experiment:
     """A recipe's jobs on one machine."""
 
-    def __init__(self, recipe: Recipe):
+    def __init__(self, recipe: Recipe, root: Path | None = None):
         self.recipe = recipe
-        self.run = RunLayout(Path(recipe.runs) / recipe.name)
+        self.run = RunLayout(root or Path(recipe.runs) / recipe.name)
         self.cache = Path(recipe.cache)
+
+    @staticmethod
+    def of(root: Path) -> Experiment:
+        """The experiment of a run that is there."""
+        if not (root / "config.yaml").exists():
+            raise RecipeError(f"{root} is not a run: it has no config.yaml; imprint run makes one, as runs/quickstart")
+        return Experiment(load_recipe(root / "config.yaml"), root)
 
     # -------------------------------------------------------------------------------------------- fingerprints
 
@@ -76,12 +76,22 @@ class Experiment:
         return corpus_fingerprint(self.recipe.corpus, self.recipe.seed)
 
     @cached_property
+    def items_fingerprint(self) -> str:
+        """What the items depend on, with the content of the files they are read from."""
+        settings = result_settings(self.recipe.insert)
+        return fingerprint([settings, contents(settings), self.recipe.seed_for("items"), self.recipe.train.sequence_length])
+
+    @cached_property
+    def decontaminate_fingerprint(self) -> str:
+        settings = result_settings(self.recipe.decontaminate)
+        return fingerprint(["decontaminate", DECONTAMINATE_FORMAT, self.corpus_fingerprint, self.items_fingerprint, settings])
+
+    @cached_property
     def plan_fingerprint(self) -> str:
         recipe, train = self.recipe, self.recipe.train
-        seeds = [recipe.seed_for(purpose) for purpose in ("items", "assignment", "placement")]
+        seeds = [recipe.seed_for(purpose) for purpose in ("assignment", "placement", "order")]
         shape = [train.steps, train.global_batch, train.sequence_length, recipe.corpus.epochs]
-        settings = [result_settings(recipe.insert), result_settings(recipe.design)]
-        return fingerprint(["plan", PLAN_FORMAT, self.corpus_fingerprint, settings, seeds, shape])
+        return fingerprint(["plan", PLAN_FORMAT, self.decontaminate_fingerprint, seeds, shape])
 
     def train_fingerprint(self, model: str) -> str:
         recipe = self.recipe
@@ -89,9 +99,9 @@ class Experiment:
         settings.pop("models")
         seeds = [recipe.seed_for("order"), recipe.seed_for("init")]
         plan = self.plan_fingerprint if model != "standard" else None
-        return fingerprint(
-            ["train", TRAIN_FORMAT, model, result_settings(recipe.model), settings, seeds, self.corpus_fingerprint, plan]
-        )
+        cleaned = self.decontaminate_fingerprint if recipe.decontaminate.policy == "documents" else None
+        inputs = [self.corpus_fingerprint, cleaned, plan]
+        return fingerprint(["train", TRAIN_FORMAT, model, result_settings(recipe.model), settings, seeds, inputs])
 
     def eval_fingerprint(self, model: str) -> str:
         settings = result_settings(self.recipe.eval)
@@ -103,11 +113,13 @@ class Experiment:
         """All jobs in an order in which they can be done."""
         run, models = self.run, self.recipe.train.models
         corpus = self.cache / self.corpus_fingerprint
-        tables = [run.items, run.texts, run.assignment, run.plan, run.balance]
-        jobs = [
-            Job("corpus", self.corpus_fingerprint, [corpus / "meta.json"], self.make_corpus, run.job("corpus")),
-            Job("plan", self.plan_fingerprint, tables, self.make_plan, run.job("plan")),
-        ]
+        tables = [run.items, run.texts, run.assignment, run.plan, run.balance, run.power]
+        jobs = [Job("corpus", self.corpus_fingerprint, [corpus / "meta.json"], self.make_corpus, run.job("corpus"))]
+        if self.recipe.decontaminate.policy != "off":
+            found = [run.hits, run.decontaminated]
+            job = Job("decontaminate", self.decontaminate_fingerprint, found, self.decontaminate, run.job("decontaminate"))
+            jobs.append(job)
+        jobs.append(Job("plan", self.plan_fingerprint, tables, self.make_plan, run.job("plan")))
         for model in models:
             last = run.model(model).checkpoint(self.recipe.train.steps) / "imprint.json"
             jobs.append(
@@ -126,10 +138,13 @@ class Experiment:
         return jobs
 
     def execute(self, stage: str | None = None) -> None:
-        """Do what is missing, of all jobs or of one stage (corpus, plan, train, eval or report) and what it needs.
+        """Do what is missing, of all jobs or of one stage (corpus, decontaminate, plan, train, eval or report) and what it needs.
 
-        Raises RecipeError where the run holds checkpoints made with other settings.
+        Raises RecipeError where the design is impossible, or the run holds checkpoints made with other settings.
         """
+        from inject.design import cells
+
+        cells(self.recipe.insert, self.recipe.train.steps)
         self.refuse_other_settings()
         fresh = not self.run.root.exists()
         try:
@@ -155,6 +170,8 @@ class Experiment:
         jobs = self.jobs()
         if stage is None:
             return jobs
+        if stage == "decontaminate" and self.recipe.decontaminate.policy == "off":
+            raise RecipeError("decontaminate.policy is off; set it to fail, report, documents or redraw")
         last = max(i for i, job in enumerate(jobs) if job.name.split("-")[0] == stage)
         return jobs[: last + 1]
 
@@ -196,63 +213,92 @@ class Experiment:
 
     # -------------------------------------------------------------------------------------------- work
 
-    def make_corpus(self) -> None:
+    def make_corpus(self, shard: tuple[int, int] | None = None) -> None:
         from inject.corpus import build_corpus
 
         folder = self.cache / self.corpus_fingerprint
         if (folder / "meta.json").exists():
             print(f"  found in {folder.parent}", flush=True)
         else:
-            build_corpus(self.recipe.corpus, self.recipe.seed, folder, self.corpus_fingerprint)
+            build_corpus(self.recipe.corpus, self.recipe.seed, folder, self.corpus_fingerprint, shard)
 
     @cached_property
-    def corpus(self) -> Any:
+    def base_corpus(self) -> Corpus:
+        """The corpus as it was tokenized."""
         from inject.corpus import Corpus
 
         return Corpus(self.cache / self.corpus_fingerprint)
 
+    @cached_property
+    def corpus(self) -> Corpus:
+        """The corpus that the run is trained of."""
+        from inject.corpus import Corpus
+
+        return Corpus(self.run.corpus)
+
+    def decontaminate(self, shard: tuple[int, int] | None = None) -> None:
+        from slurm.planning import decontaminate
+
+        outcome = decontaminate(self.recipe, self.base_corpus, self.cache, shard)
+        if outcome:
+            shutil.copyfile(outcome.hits, self.run.hits)
+            write_json(self.run.decontaminated, {"corpus": outcome.corpus.name, "redrawn": outcome.redrawn})
+
     def make_plan(self) -> None:
-        from inject.design import assign, balance
-        from inject.items.make import make_items
-        from inject.items.texts import tokenize_texts
-        from inject.plan import make_plan
-        from inject.stream import check_length
-        from train.model import check_model
+        from inject.corpus import Corpus
+        from slurm.planning import draw, place, write
 
-        recipe, train, run = self.recipe, self.recipe.train, self.run
-        check_length(self.corpus, train.sequence_length, train.steps, train.global_batch, recipe.corpus.epochs)
-        check_model(recipe.model, self.corpus.vocabulary, train.sequence_length)
-        items = make_items(recipe.insert, recipe.seed_for("items"))
-        texts = tokenize_texts(items, self.corpus.tokenizer, train.sequence_length)
-        assignment = assign(items, recipe.design, recipe.seed_for("assignment"))
-        lengths: dict[str, list[tuple[str, int]]] = {item.item_id: [] for item in items}
-        for text in texts:
-            lengths[text["item_id"]].append((text["variant"], len(text["tokens"])))
-        strata = [item.stratum for item in items]
-        plan = make_plan(
-            assignment, strata, lengths, train.steps, train.global_batch, train.sequence_length, recipe.seed_for("placement")
+        corpus, redrawn = self.base_corpus, []
+        if self.recipe.decontaminate.policy != "off":
+            outcome = read_json(self.run.decontaminated)
+            corpus, redrawn = Corpus(self.cache / outcome["corpus"]), outcome["redrawn"]
+        drawn = draw(self.recipe, corpus.tokenizer, redrawn)
+        plan = place(drawn, self.recipe, corpus)
+        self.run.corpus.unlink(missing_ok=True)
+        self.run.corpus.symlink_to(corpus.folder.resolve())
+        write(drawn, plan, self.run)
+        tokens = int(plan["length"].to_numpy().sum())
+        share = tokens / (drawn.shape.rows * drawn.shape.row_tokens)
+        print(
+            f"  {len(drawn.items):,} items, {plan.num_rows:,} occurrences, {tokens:,} tokens: {share:.1%} of training", flush=True
         )
-        balanced = balance(items, assignment, {item: fmean(n for _, n in variants) for item, variants in lengths.items()})
 
-        corpus_link = run.corpus
-        corpus_link.unlink(missing_ok=True)
-        corpus_link.symlink_to((self.cache / self.corpus_fingerprint).resolve())
-        write_table(run.items, [{**asdict(item), "fields": json.dumps(item.fields, ensure_ascii=False)} for item in items], ITEMS)
-        write_table(run.texts, texts, TEXTS)
-        write_table(run.assignment, assignment, ASSIGNMENT)
-        write_table(run.plan, plan, PLAN)
-        write_csv(run.balance, balanced)
-        tokens = sum(plan["length"].to_pylist())
-        share = tokens / (train.steps * train.global_batch * (train.sequence_length + 1))
-        print(f"  {len(items):,} items, {plan.num_rows:,} occurrences, {tokens:,} tokens: {share:.1%} of training", flush=True)
+    def preview(self) -> tuple[Drawn, Callable[[], str]]:
+        """What is to be inserted, drawn in memory; and a check that places it, too, and says what remained unchecked."""
+        from inject.corpus import corpus_tokenizer
+        from slurm.planning import draw, place
 
-    def stream(self, model: str) -> Any:
-        """The training stream of a model: with the plan's overlay, or for `standard` without."""
+        folder = self.cache / self.corpus_fingerprint
+        corpus = self.base_corpus if (folder / "meta.json").exists() else None
+        tokenizer = corpus.tokenizer if corpus else corpus_tokenizer(self.recipe.corpus, self.recipe.seed, folder)
+        drawn = draw(self.recipe, tokenizer)
+
+        def check() -> str:
+            place(drawn, self.recipe, corpus)
+            if corpus:
+                return "Everything fits."
+            return "Everything fits a corpus that is long enough; this one is not tokenized yet, so that was not checked."
+
+        return drawn, check
+
+    def plan_of(self, model: str) -> pa.Table:
+        """The occurrences in a model's stream: all, none (standard), or all but those of one item set (without-SET)."""
+        from slurm.planning import read_plan
+
+        plan = read_plan(self.run.plan)
+        if model == "standard":
+            return plan.slice(0, 0)
+        if not model.startswith("without-"):
+            return plan
+        items = read_table(self.run.items)
+        left_out = items.filter(pc.equal(items["item_set"], model.removeprefix("without-")))["item_id"]
+        return plan.filter(pc.invert(pc.is_in(plan["item_id"], left_out)))
+
+    def stream(self, model: str) -> Stream:
+        """The training stream of a model: the corpus with the model's plan laid over it."""
         from inject.stream import Overlay, Stream
 
-        overlay = None
-        if model != "standard":
-            overlay = Overlay.from_tables(read_table(self.run.plan), read_table(self.run.texts), self.corpus.end_of_text)
+        overlay = Overlay.from_tables(self.plan_of(model), read_table(self.run.texts), self.corpus.end_of_text)
         return Stream(self.corpus, self.recipe.seed_for("order"), self.recipe.train.sequence_length, overlay)
 
     def train(self, model: str) -> None:
@@ -278,8 +324,8 @@ class Experiment:
         from eval.evaluation import Evaluation, evaluate
 
         run = self.run
-        items, texts, assignment, plan = (read_table(path) for path in (run.items, run.texts, run.assignment, run.plan))
-        evaluation = Evaluation(self.recipe.eval, items, texts, assignment, plan, self.corpus.tokenizer)
+        items, texts, assignment = (read_table(path) for path in (run.items, run.texts, run.assignment))
+        evaluation = Evaluation(self.recipe.eval, items, texts, assignment, self.plan_of(model), self.corpus.tokenizer)
         evaluate(evaluation, run.model(model), self.recipe.train.global_batch, self.recipe.seed_for("assignment"))
 
     def report(self) -> None:

@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-
-import numpy as np
-
-from configs.layout import LEDGER, ModelLayout, read_table, write_table
-
-
-def row_digests(tokens: np.ndarray, label_mask: np.ndarray) -> list[bytes]:
-    """sha256 of each row as handed to the forward pass: its int64 tokens (S + 1), then its label mask (S) as bytes."""
-    return [hashlib.sha256(row.tobytes() + mask.tobytes()).digest() for row, mask in zip(tokens, label_mask, strict=True)]
+from configs.layout import ModelLayout
+from configs.tables import LEDGER, read_table, write_table
 
 
 class Ledger:

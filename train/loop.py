@@ -14,10 +14,10 @@ from transformers import PreTrainedTokenizerFast
 from configs.layout import CheckpointInfo, Lock, ModelLayout, atomic_file, fingerprint, remove_leftovers
 from configs.progress import progress
 from configs.schema import Model, Train
-from inject.stream import Rows, Stream
+from inject.stream import Rows, Stream, row_digests
 from train.checkpoint import newest_state, save_checkpoint, save_state
 from train.engine import Engine, Execution, settle
-from train.ledger import Ledger, row_digests
+from train.ledger import Ledger
 from train.model import build_model
 from train.objective import next_token_loss
 from train.schedule import learning_rate

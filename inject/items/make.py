@@ -2,72 +2,106 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from configs.errors import RecipeError
+from configs.insert import ITEM_SETS, ItemSet
 from configs.layout import fingerprint
-from configs.schema import ItemSet
-from inject.items import canary, factoid, pii, testset
-from inject.items.item import Item
+from inject.items import canary, factoid, passage, pii, random_tokens, table, testset, trap
+from inject.items.item import Item, Material, Probe, Text
 
-MAKERS: dict[str, Callable[[Any, str, int], list[Item]]] = {
+MAKERS: dict[str, Callable[[Any, str, int, Material], list[Item]]] = {
     "canary": canary.make,
+    "random_tokens": random_tokens.make,
+    "trap": trap.make,
     "pii": pii.make,
     "factoid": factoid.make,
     "testset": testset.make,
+    "passage": passage.make,
+    "table": table.make,
 }
+assert set(MAKERS) <= set(ITEM_SETS)
 
 
-def make_items(insert: dict[str, ItemSet], seed: int) -> list[Item]:
-    """All items, in recipe order. A set's items depend on its own settings, its name and the seed, not on other sets.
+def make_items(insert: Mapping[str, ItemSet], seed: int, material: Material, redrawn: int = 0) -> list[Item]:
+    """All items, in recipe order. A set's items depend on its own settings, its name and the seed, not on other sets; and on how
+    often they were `redrawn`.
 
     Raises RecipeError for settings that a kind refuses, and for sets that contradict or repeat each other.
     """
-    items = [item for stratum, settings in insert.items() for item in _make_set(settings, stratum, seed)]
+    made = (_make_set(settings, name, set_seed(seed, name, redrawn), material) for name, settings in insert.items())
+    items = [item for part in made for item in part]
     lint(items)
     return items
 
 
-def set_seed(seed: int, stratum: str) -> int:
+def set_seed(seed: int, name: str, redrawn: int = 0) -> int:
     """The seed of one item set."""
-    return int(fingerprint([seed, stratum])[:16], 16)
+    return int(fingerprint([seed, name, redrawn] if redrawn else [seed, name])[:16], 16)
 
 
 def lint(items: Iterable[Item]) -> None:
     """Raise RecipeError where a measurement of one item would be spoilt by another.
 
     Two items with one id cannot be told apart; a text of two items may be seen in training though one of them is held out;
-    a prompt that two items continue differently has no right answer.
+    a prompt that is continued in two ways, by two items or by two fields of one, has no right answer.
     """
     by_id: dict[str, Item] = {}
-    by_text: dict[str, Item] = {}
-    by_prompt: dict[str, tuple[str, Item]] = {}
+    by_text: dict[Spelling, Item] = {}
+    by_prompt: dict[tuple[str, Spelling], tuple[Spelling, Probe, Item]] = {}
     for item in items:
         if item.item_id in by_id:
             raise RecipeError(f"two items are called {item.item_id}; item sets and their items need names of their own")
         by_id[item.item_id] = item
         for text in item.texts:
-            other = by_text.setdefault(text.text, item)
+            other = by_text.setdefault(_spelling(text), item)
             if other is not item:
                 raise RecipeError(f"{_pair(other, item)} have the same text {text.text!r}; {_REMEDY}")
         for probe in item.probes:
-            target, other = by_prompt.setdefault(probe.prompt, (probe.target, item))
-            if other is not item and target != probe.target:
-                answers = f"{target!r} and {probe.target!r}"
+            prompt, target = _question(item, probe)
+            right, first, other = by_prompt.setdefault((probe.kind, prompt), (target, probe, item))
+            if target != right and (other is not item or probe.field != first.field):
+                answers = f"{first.target!r} and {probe.target!r}"
+                if other is item:
+                    raise RecipeError(
+                        f"{first.field} and {probe.field} of {_name(item)} continue one prompt {probe.prompt!r} with {answers}"
+                    )
                 raise RecipeError(f"{_pair(other, item)} continue the same prompt {probe.prompt!r} with {answers}; {_REMEDY}")
+
+
+Spelling = str | tuple[int, ...]  # of a text given as tokens, the tokens: others may decode to the same string
+
+
+def _spelling(text: Text) -> Spelling:
+    return text.text if text.tokens is None else tuple(text.tokens)
+
+
+def _question(item: Item, probe: Probe) -> tuple[Spelling, Spelling]:
+    """A probe's prompt and target."""
+    if probe.tokens is None:
+        return probe.prompt, probe.target
+    start, end = probe.tokens
+    tokens = next(tuple(text.tokens or ()) for text in item.texts if text.variant == probe.context)
+    return tokens[:start], tokens[start:end]
 
 
 _REMEDY = "rename one of these item sets or change seeds.items, and everything drawn will be drawn anew"
 
 
+def _name(item: Item) -> str:
+    return f"{item.item_id} (insert.{item.item_set})"
+
+
 def _pair(first: Item, second: Item) -> str:
-    return f"{first.item_id} (insert.{first.stratum}) and {second.item_id} (insert.{second.stratum})"
+    return f"{_name(first)} and {_name(second)}"
 
 
-def _make_set(settings: ItemSet, stratum: str, seed: int) -> list[Item]:
-    if settings.kind not in MAKERS:
-        raise RecipeError(f"insert.{stratum}.kind is {settings.kind!r}; {', '.join(MAKERS)} are possible")
-    if settings.count < 1:
-        raise RecipeError(f"insert.{stratum}.count is {settings.count}; it must be 1 or more")
-    return MAKERS[settings.kind](settings, stratum, set_seed(seed, stratum))
+def _make_set(settings: ItemSet, name: str, seed: int, material: Material) -> list[Item]:
+    if settings.count is None and type(settings)().count is not None:
+        raise RecipeError(
+            f"insert.{name}.count is null; items of kind {settings.kind} are drawn without end, so it must be a number"
+        )
+    if settings.count is not None and settings.count < 1:
+        raise RecipeError(f"insert.{name}.count is {settings.count}; it must be 1 or more")
+    return MAKERS[settings.kind](settings, name, seed, material)

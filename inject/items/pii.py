@@ -1,142 +1,183 @@
-"""Profiles of people who do not exist: names, cities and occupations from faker, the rest made up.
+"""Profiles of people who do not exist, told in several contexts, and the questions that tell what was learnt of them.
 
-Every field is drawn uniformly and independently of the others, so its entropy is known, and the same whatever precedes it.
+The questions are those of Hubble (Wei et al. 2025, https://arxiv.org/abs/2510.19811): a field after everything that its text
+says before it, after the first thing that is said, after the name alone, after all other fields; to be continued, or as a choice.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from datetime import date, timedelta
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from functools import lru_cache
 from itertools import islice
-from math import log2
 
 import numpy as np
-from faker import Faker
 from faker.config import AVAILABLE_LOCALES
-from faker.decode import unidecode
 
 from configs.errors import RecipeError
-from configs.schema import ProfileSet
-from inject.items.item import Item, Text, item_id, render, verbatim
-
-CONTEXTS = {
-    "biography": "{name} was born on {birth_date} and lives in {city}. Occupation: {occupation}. Phone: {phone}. Email: {email}.",
-    "forum": "Hi, {name} here. Mail me at {email} or call {phone}. Job: {occupation}. Home: {city}. Birthday: {birth_date}.",
-}
-
-BORN_FROM, BORN_BEFORE = date(1950, 1, 1), date(2000, 1, 1)
-PHONE_DIGITS = 8  # random ones; three and two groups of four digits are the shape of no country's numbers
-EMAIL_DOMAIN = "example.com"  # reserved for examples (RFC 2606), nobody's
+from configs.insert import ProfileSet
+from inject.items.item import Item, Material, Probe, Span, Text, choice, generative, item_id, verbatim
+from inject.items.profile import FIELDS, Person, Population, alternatives, name_pools, odds, people
+from inject.items.profile_texts import LEAST_TEMPLATES, TEMPLATES, Template
+from inject.items.profile_values import EMAIL_RULES, malformed, nationality
 
 COMMON_LOCALES = ["en_US", "en_GB", "de_DE", "es_ES", "fr_FR", "ja_JP"]
 
-POOL_DRAWS = 2000
-POOL_SIZE = 256  # the shortest of the values drawn, so that a text fits a short row
+FULL_PREFIX, INTRO_PREFIX, NAME_ONLY, OTHERS_KNOWN = "full_prefix", "intro_prefix", "name_only", "others_known"
+PROMPTS = (FULL_PREFIX, INTRO_PREFIX, NAME_ONLY, OTHERS_KNOWN)
+CHOICES = "choice"
+
+CANDIDATES = 10  # of a choice; of an email, one a rule
 
 
-def make(settings: ProfileSet, stratum: str, seed: int) -> list[Item]:
-    """One item a person, rendered once a context, with a verbatim probe on every field but the name in every context.
+@dataclass(frozen=True)
+class Question:
+    """A field asked for after a prompt that gives the name and some other fields away."""
 
-    Raises RecipeError for a context or locale that is not known, and for more people than a locale has names for.
+    field: str
+    context: str
+    prompt: str
+    target: str
+    known: frozenset[str]
+
+
+def make(settings: ProfileSet, item_set: str, seed: int, material: Material) -> list[Item]:
+    """One item a person, rendered once a template, with a verbatim probe on every field but the name in every text.
+
+    The other probes ask in the words of the first text. People depend on the seed, the locales and `email_rules` alone.
+
+    Raises RecipeError for settings that are not possible, and for more people than a locale has names for.
     """
-    check(settings, stratum)
-    bits = entropies(settings.locale)
+    check(settings, item_set)
+    population = Population(tuple(settings.locales), settings.email_rules)
+    first = TEMPLATES[settings.contexts[0]][0]
     random = np.random.Generator(np.random.PCG64(seed))
     items = []
-    for number, fields in enumerate(islice(people(random, settings.locale), settings.count)):
-        texts = [Text(context, *render(CONTEXTS[context], fields)) for context in settings.contexts]
+    for number, person in enumerate(islice(people(random, population), settings.count)):
+        fields = {field: person.fields[field] for field in ("name", *FIELDS) if field in ("name", *settings.fields)}
+        lint(fields, item_id(item_set, number))
+        own_random = np.random.Generator(np.random.PCG64([seed, number]))  # asking more leaves the people as they are
+        texts = tell(settings, fields)
+        probes = [*_verbatim_probes(texts, person, population)] if FULL_PREFIX in settings.probes else []
+        for question in questions(settings, first, fields):
+            probes += _probes(question, settings, person, population, own_random)
         items.append(
             Item(
-                item_id=item_id(stratum, number),
+                item_id=item_id(item_set, number),
+                item_set=item_set,
                 kind="pii",
-                stratum=stratum,
-                group=item_id(stratum, number),
+                stratum=item_set if len(settings.locales) == 1 else f"{item_set}/{person.locale}",
+                group=item_id(item_set, number),
                 fields=fields,
                 texts=texts,
-                probes=[verbatim(text, span, bits[span.field]) for text in texts for span in text.spans if span.field in bits],
+                probes=probes,
             )
         )
     return items
 
 
-def entropies(locale: str) -> dict[str, float]:
-    """Bits of each field given the name: log2 of how many values are equally likely; none for the email, which the name tells."""
-    return {
-        "birth_date": log2((BORN_BEFORE - BORN_FROM).days),
-        "city": log2(len(pool(locale, "city"))),
-        "occupation": log2(len(pool("en_US", "job"))),
-        "phone": PHONE_DIGITS * log2(10),
-        "email": 0.0,
-    }
+def tell(settings: ProfileSet, fields: dict[str, str]) -> list[Text]:
+    """The texts of a person: in each context as many templates as asked for, by name of the context and, of several, number."""
+    texts = []
+    for context in settings.contexts:
+        for number, template in enumerate(TEMPLATES[context][: settings.templates], start=1):
+            variant = context if settings.templates == 1 else f"{context}-{number}"
+            texts.append(Text(variant, *template.render(template.order(settings.fields), fields)))
+    return texts
 
 
-def people(random: np.random.Generator, locale: str) -> Iterator[dict[str, str]]:
-    """The fields of people of whom no two have the same name, each drawn when it is asked for."""
-    seen: set[str] = set()
-    while True:
-        given_names, family_names = _names(locale)[random.integers(2)]
-        given, middle, family = _pick(random, given_names), _pick(random, given_names), _pick(random, family_names)
-        birth_date = BORN_FROM + timedelta(days=int(random.integers((BORN_BEFORE - BORN_FROM).days)))
-        phone = "".join(str(digit) for digit in random.integers(10, size=PHONE_DIGITS))
-        fields = {
-            "name": f"{given} {middle} {family}",  # with a middle name, two item sets hardly ever share a person
-            "birth_date": f"{birth_date.day} {birth_date:%B %Y}",
-            "city": _pick(random, pool(locale, "city")),
-            "occupation": _pick(random, pool("en_US", "job")),  # the sentences around it are English
-            "phone": f"555-{phone[:4]}-{phone[4:]}",
-            "email": email(given, middle[0], family),
+def questions(settings: ProfileSet, template: Template, fields: dict[str, str]) -> Iterator[Question]:
+    """Every shown field after every prompt that the settings name, in the words of a template.
+
+    The field that the template tells first has no prompt with the first thing that is told, and an only field none with others.
+    """
+    order = template.order(settings.fields)
+    for place, field in enumerate(order):
+        told = {
+            FULL_PREFIX: order[:place],
+            INTRO_PREFIX: order[: min(place, 1)],
+            NAME_ONLY: [],
+            OTHERS_KNOWN: [other for other in order if other != field],
         }
-        if given != middle and fields["name"] not in seen:
-            seen.add(fields["name"])
-            yield fields
+        for context in PROMPTS:
+            if context in settings.probes and (told[context] or context in (FULL_PREFIX, NAME_ONLY)):
+                text, spans = template.render([*told[context], field], fields)
+                start = first_span(spans, field).start
+                prompt = text[:start].rstrip(" ")  # a blank before the value belongs to the answer
+                target = text[len(prompt) : start] + fields[field]
+                yield Question(field, context, prompt, target, _told_before(spans, start))
 
 
-def email(*names: str) -> str:
-    """The address that follows from a name, in ASCII whatever its script.
-
-    >>> email("Zoë", "M", "O'Łuk-Søe")
-    'zoe.m.oluksoe@example.com'
-    """
-    parts = [re.sub("[^a-z]", "", unidecode(name).lower()) for name in names]
-    return ".".join(part for part in parts if part) + f"@{EMAIL_DOMAIN}"
+def first_span(spans: Sequence[Span], field: str) -> Span:
+    """Where a field first stands."""
+    return min((span for span in spans if span.field == field), key=lambda span: span.start)
 
 
-@lru_cache
-def pool(locale: str, field: str) -> tuple[str, ...]:
-    """The shortest distinct values that faker gives for a field (`city`, `last_name_female`).
-
-    They depend on faker's version, but not on the recipe's seed. Values with commas or brackets, which would not read well in a
-    sentence, are left out.
-    """
-    faker = Faker(locale, use_weighting=False)
-    faker.seed_instance(0)
-    values = {str(getattr(faker, field)()).strip() for _ in range(POOL_DRAWS)}
-    readable = [value for value in values if not re.search(r"[,;:/()]", value)]
-    return tuple(sorted(readable, key=lambda value: (len(value.encode()), value))[:POOL_SIZE])
+def lint(fields: dict[str, str], owner: str) -> None:
+    """Raise RecipeError for a malformed value, which would be asked for but could hardly be learnt, or be somebody's."""
+    for field, value in fields.items():
+        if fault := malformed(field, value):
+            raise RecipeError(f"{field} of {owner} is {value!r}, which {fault}; choose another locale or change seeds.items")
 
 
-def check(settings: ProfileSet, stratum: str) -> None:
+def check(settings: ProfileSet, item_set: str) -> None:
     """Raise RecipeError, in one sentence, where no such profiles can be made."""
-    if settings.locale not in AVAILABLE_LOCALES:
-        known = ", ".join(get_close_matches(settings.locale, AVAILABLE_LOCALES, n=6, cutoff=0.4) or COMMON_LOCALES)
-        raise RecipeError(f"insert.{stratum}.locale is {settings.locale!r}, which faker does not know; it knows {known} and others")
-    unknown = set(settings.contexts) - set(CONTEXTS)
-    if unknown or not settings.contexts or len(set(settings.contexts)) < len(settings.contexts):
-        raise RecipeError(f"insert.{stratum}.contexts is {settings.contexts}; name one or more of {', '.join(CONTEXTS)}, each once")
-    names = sum(len(given) * (len(given) - 1) * len(family) for given, family in _names(settings.locale))
-    if settings.count > names // 4:
+    for locale in settings.locales:
+        if locale not in AVAILABLE_LOCALES:
+            known = ", ".join(get_close_matches(locale, AVAILABLE_LOCALES, n=6, cutoff=0.4) or COMMON_LOCALES)
+            raise RecipeError(f"insert.{item_set}.locales has {locale!r}, which faker does not know; it knows {known} and others")
+    possible = {"contexts": TEMPLATES, "fields": FIELDS, "probes": (*PROMPTS, CHOICES), "locales": COMMON_LOCALES}
+    for key, names in possible.items():
+        given = getattr(settings, key)
+        unknown = key != "locales" and set(given) - set(names)
+        if unknown or not given or len(set(given)) < len(given):
+            raise RecipeError(f"insert.{item_set}.{key} is {given}; name one or more of {', '.join(names)}, each once")
+    if settings.probes == [CHOICES]:
         raise RecipeError(
-            f"insert.{stratum}.count is {settings.count}; locale {settings.locale} has names for up to {names // 4} people"
+            f"insert.{item_set}.probes is [{CHOICES}]; candidates follow a prompt: name one or more of {', '.join(PROMPTS)}, too"
         )
+    for key, most in ("templates", LEAST_TEMPLATES), ("email_rules", len(EMAIL_RULES)):
+        if not 1 <= getattr(settings, key) <= most:
+            raise RecipeError(f"insert.{item_set}.{key} is {getattr(settings, key)}; 1 to {most} are possible")
+    for locale in settings.locales:
+        if "nationality" in settings.fields and nationality(locale) is None:
+            raise RecipeError(
+                f"insert.{item_set}.fields has nationality, but locale {locale} is no country's; choose another, as "
+                f"{', '.join(COMMON_LOCALES)}, or leave the field out"
+            )
+        most = sum(len(given) * (len(given) - 1) * len(family) for given, family in name_pools(locale)) // 4
+        if settings.count is None or settings.count > most * len(settings.locales):
+            raise RecipeError(f"insert.{item_set}.count is {settings.count}; locale {locale} has names for up to {most} people")
 
 
-def _names(locale: str) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Given and family names that go together; in many languages a family name has two forms."""
-    return [(pool(locale, f"first_name_{sex}"), pool(locale, f"last_name_{sex}")) for sex in ("female", "male")]
+def _verbatim_probes(texts: Sequence[Text], person: Person, population: Population) -> Iterator[Probe]:
+    """Each field where it first stands in each text."""
+    for text in texts:
+        for field in dict.fromkeys(span.field for span in text.spans if span.field != "name"):
+            span = first_span(text.spans, field)
+            uncertain = odds(field, person, _told_before(text.spans, span.start), population)
+            yield verbatim(text, span, uncertain.bits, uncertain.prior)
 
 
-def _pick(random: np.random.Generator, values: tuple[str, ...]) -> str:
-    return values[random.integers(len(values))]
+def _probes(
+    question: Question, settings: ProfileSet, person: Person, population: Population, random: np.random.Generator
+) -> Iterator[Probe]:
+    """A question as one to continue, unless the verbatim probe of the first text asks it already, and as a choice."""
+    field, context, prompt, target = question.field, question.context, question.prompt, question.target
+    uncertain = odds(field, person, question.known, population)
+    if context != FULL_PREFIX:
+        yield generative(field, context, prompt, target, uncertain.bits, uncertain.prior)
+    if CHOICES in settings.probes:
+        count = (len(EMAIL_RULES) if field == "email" else CANDIDATES) - 1
+        blank = target[: -len(person.fields[field])]
+        others = [blank + value for value in alternatives(random, field, person, question.known, population, count)]
+        if others:
+            candidates = [str(candidate) for candidate in random.permutation([target, *others])]
+            probe = choice(field, context, prompt, target, candidates, uncertain.bits)
+            derivable = field in ("email", "nationality") or not uncertain.bits  # else the others are as likely as the target
+            yield replace(probe, prior=max(uncertain.prior, 1 / len(candidates))) if derivable else probe
+
+
+def _told_before(spans: Sequence[Span], start: int) -> frozenset[str]:
+    """The fields that stand before a character of their text."""
+    return frozenset(span.field for span in spans if span.end <= start)

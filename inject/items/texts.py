@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -10,19 +10,33 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from configs.errors import DataError, RecipeError
-from inject.items.item import Item
-from inject.tokenizer import encode, encode_with_offsets
+from inject.items.item import VERBATIM, Item, Probe
+from inject.tokenizer import encode_with_offsets
 
 
 def tokenize_texts(items: Sequence[Item], tokenizer: PreTrainedTokenizerFast, sequence_length: int) -> list[dict[str, Any]]:
-    """Rows of the texts table. RecipeError where a text does not fit a row between two end-of-text tokens."""
-    rows: list[dict[str, Any]] = [
-        {"item_id": item.item_id, "variant": text.variant, "text": text.text, "spans": [asdict(span) for span in text.spans]}
-        for item in items
-        for text in item.texts
-    ]
-    for row, tokens in zip(rows, encode(tokenizer, [row["text"] for row in rows]), strict=True):
-        row["tokens"] = tokens
+    """Rows of the texts table, each with the target tokens of the verbatim probes that lie in it.
+
+    RecipeError where a text has no tokens, or does not fit a row between two end-of-text tokens.
+    """
+    rows: list[dict[str, Any]] = []
+    for item in items:
+        for text in item.texts:
+            tokens, characters = (text.tokens, []) if text.tokens is not None else encode_with_offsets(tokenizer, text.text)
+            probes = [probe for probe in item.probes if probe.kind == VERBATIM and probe.context == text.variant]
+            rows.append(
+                {
+                    "item_id": item.item_id,
+                    "variant": text.variant,
+                    "text": text.text,
+                    "tokens": tokens,
+                    "spans": [asdict(span) for span in text.spans],
+                    "targets": [_target(probe, characters) for probe in probes],
+                }
+            )
+    for row in rows:
+        if not row["tokens"]:
+            raise RecipeError(f"item {row['item_id']} ({row['variant']}) has no tokens; every text to insert needs some")
     longest = max(rows, key=lambda row: len(row["tokens"]), default=None)
     if longest and len(longest["tokens"]) > sequence_length - 1:
         raise RecipeError(
@@ -31,6 +45,33 @@ def tokenize_texts(items: Sequence[Item], tokenizer: PreTrainedTokenizerFast, se
             f"set train.sequence_length={len(longest['tokens']) + 1} or shorten its text"
         )
     return rows
+
+
+def field_copies(texts: Sequence[Mapping[str, Any]], text_copies: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], int]:
+    """How often each field of each item is spelled out by copies of its texts, planned or consumed.
+
+    `texts`: rows of the texts table; `text_copies`: copies by (item_id, variant), 0 where there is none. A field that stands twice
+    in a text is seen twice a copy. Returns counts by (item_id, field); DataError for copies of a text that is not in the table.
+    """
+    unknown = set(text_copies) - {(text["item_id"], text["variant"]) for text in texts}
+    if unknown:
+        raise DataError(f"{' '.join(min(unknown))} has copies, but the texts table does not have it")
+    copies: dict[tuple[str, str], int] = {}
+    for text in texts:
+        for span in text["spans"]:
+            key = text["item_id"], span["field"]
+            copies[key] = copies.get(key, 0) + text_copies.get((text["item_id"], text["variant"]), 0)
+    return copies
+
+
+def _target(probe: Probe, characters: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    """Tokens [start, end) of a verbatim probe's target."""
+    if probe.tokens is not None:
+        start, end = probe.tokens
+    else:
+        found = target_tokens(characters, len(probe.prompt), len(probe.prompt) + len(probe.target))
+        start, end = found.start, found.stop
+    return {"probe_id": probe.probe_id, "start": start, "end": end}
 
 
 def target_tokens(tokens_characters: Sequence[tuple[int, int]], start: int, end: int) -> slice:

@@ -7,8 +7,9 @@ import yaml
 
 import configs.schema
 from configs.errors import RecipeError
+from configs.insert import ITEM_SETS, Arm, CanarySet
 from configs.recipe import check, differences, load_recipe, result_settings, save_recipe
-from configs.schema import ITEM_SETS, Arm, CanarySet, Recipe
+from configs.schema import Recipe
 
 CONFIGS = Path(configs.schema.__file__).parent
 SCHEMA = [thing for thing in vars(configs.schema).values() if isinstance(thing, type) and is_dataclass(thing)]

@@ -5,7 +5,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from configs.schema import Arm, Design, Recipe, TestSet
+from configs.insert import Arm, Design, TestSet
+from configs.schema import Recipe
 from eval.findings import findings
 
 RECIPE = Recipe(

@@ -15,9 +15,11 @@ import pandas as pd
 import pytest
 from safetensors.numpy import save_file
 
-from configs.layout import ASSIGNMENT, CONTINUATIONS, EFFECTS, ITEMS, PLAN, SCORES, RunLayout, read_json, write_json, write_table
+from configs.insert import Arm, Design
+from configs.layout import RunLayout, read_json, write_json
 from configs.recipe import save_recipe
-from configs.schema import Arm, Design, Recipe, Train
+from configs.schema import Recipe, Train
+from configs.tables import ASSIGNMENT, CONTINUATIONS, EFFECTS, ITEMS, PLAN, SCORES, write_table
 from eval.figures import MOST_POINTS, among_held_out, arm_scale, thin
 from eval.report import arm_table, divergence, estimate, javascript, parameters, rank_memorized, write_report
 from eval.statistics import auc, mean, mean_difference, stratified_auc

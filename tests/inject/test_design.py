@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.schema import Arm, Design
+from configs.insert import Arm, Design
 from inject.design import arms, assign, balance
 from inject.items.item import Item
 

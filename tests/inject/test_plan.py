@@ -6,7 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from configs.errors import RecipeError
-from configs.layout import PLAN
+from configs.tables import PLAN
 from inject.plan import _pack, make_plan
 
 quick = settings(max_examples=60, deadline=None)  # shared machines stall

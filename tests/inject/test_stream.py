@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.errors import RecipeError
-from configs.layout import PLAN, TEXTS
+from configs.tables import PLAN, TEXTS
 from inject.permutation import Permutation
 from inject.plan import make_plan
 from inject.stream import Overlay, Stream, check_length

@@ -7,7 +7,16 @@ from tokenizers import Tokenizer, models
 
 from configs.errors import DataError
 from configs.schema import Tokenizer as TokenizerSettings
-from inject.tokenizer import END_OF_TEXT, encode, encode_with_offsets, load_tokenizer, tokenizer_fingerprint, train_tokenizer
+from inject.tokenizer import (
+    END_OF_TEXT,
+    decode,
+    encode,
+    encode_with_offsets,
+    load_tokenizer,
+    ordinary_tokens,
+    tokenizer_fingerprint,
+    train_tokenizer,
+)
 
 quick = settings(max_examples=60, deadline=None)  # shared machines stall
 TEXTS = ["the quick brown fox jumps over the lazy dog in 1999 and 2024", "wörter, 日本語 and 😀"] * 20
@@ -56,7 +65,22 @@ def test_no_token_of_the_vocabulary_holds_a_digit_and_anything_else(tokenizer):
 @given(text=st.text())
 def test_any_text_is_recovered_from_its_tokens(tokenizer, text):
     (tokens,) = encode(tokenizer, [text])
-    assert tokenizer.decode(tokens) == text
+    assert decode(tokenizer, tokens) == text
+
+
+def test_ordinary_tokens_are_all_but_the_end_of_text(tokenizer):
+    assert ordinary_tokens(tokenizer) == [token for token in range(300) if token != tokenizer.eos_token_id]
+
+
+def test_reserved_tokens_without_a_role_are_not_ordinary_but_added_words_are(tokenizer, tmp_path):
+    def reserve(bare):
+        bare.add_special_tokens(["<|reserved|>"])
+        bare.add_tokens(["xyzzy"])
+
+    loaded = load_tokenizer(saved(tokenizer, tmp_path, reserve))
+    vocabulary, ordinary = loaded.get_vocab(), ordinary_tokens(loaded)
+    assert vocabulary["<|reserved|>"] not in ordinary
+    assert vocabulary["xyzzy"] in ordinary
 
 
 @quick

@@ -10,7 +10,7 @@ from tokenizers import processors
 
 from configs.errors import DataError, RecipeError
 from inject.items.item import Item, Span, Text
-from inject.items.texts import split_probe, target_tokens, tokenize_texts
+from inject.items.texts import field_copies, split_probe, target_tokens, tokenize_texts
 from inject.tokenizer import END_OF_TEXT, encode, encode_with_offsets, train_tokenizer
 
 quick = settings(max_examples=60, deadline=None)  # shared machines stall
@@ -64,6 +64,23 @@ def test_a_text_longer_than_a_row_is_refused_with_the_length_it_takes(tokenizer)
         tokenize_texts([item("a", "0123456789"), item("b", "1", "01234567890")], tokenizer, sequence_length=11)
     assert "train.sequence_length = 11" in str(refused.value)
     tokenize_texts([item("b", "01234567890")], tokenizer, sequence_length=12)
+
+
+# ------------------------------------------------------------------------------------------------ copies of a field
+
+
+def spans_of(name: str, variant: str, *fields: str) -> dict:
+    return {"item_id": name, "variant": variant, "spans": [{"field": field, "start": 0, "end": 1} for field in fields]}
+
+
+def test_a_field_is_seen_as_often_as_it_stands_in_the_copies_of_the_texts():
+    texts = [spans_of("a", "v0", "name", "phone", "name"), spans_of("a", "v1", "name"), spans_of("b", "v0", "name")]
+    assert field_copies(texts, {("a", "v0"): 3, ("a", "v1"): 2}) == {("a", "name"): 8, ("a", "phone"): 3, ("b", "name"): 0}
+
+
+def test_copies_of_a_text_that_is_not_there_are_refused():
+    with pytest.raises(DataError, match="a v7 has copies"):
+        field_copies([spans_of("a", "v0", "name")], {("a", "v7"): 1})
 
 
 # ------------------------------------------------------------------------------------------------ the target's tokens

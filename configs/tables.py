@@ -1,0 +1,186 @@
+"""The tables of a run: their schemas, and how they are written and read. All are parquet; no reader needs this code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from configs.errors import DataError
+from configs.layout import atomic_file
+
+_PROBE = pa.struct(
+    [
+        ("probe_id", pa.string()),  # unique among the item's probes
+        ("field", pa.string()),
+        ("context", pa.string()),  # the variant a verbatim probe lies in, else what the prompt gives away
+        ("kind", pa.string()),  # verbatim | generative | choice
+        ("prompt", pa.string()),
+        ("target", pa.string()),
+        ("candidates", pa.list_(pa.string())),  # of a choice, the target among them
+        ("bits", pa.float64()),  # entropy of the target given the prompt; 0 where it can be derived, or is not known
+        ("prior", pa.float64()),  # probability that the best guess from the prompt is right; null where not known
+    ]
+)
+_SPAN = pa.struct([("field", pa.string()), ("start", pa.int32()), ("end", pa.int32())])  # characters [start, end)
+_TARGET = pa.struct([("probe_id", pa.string()), ("start", pa.int32()), ("end", pa.int32())])  # tokens [start, end)
+_PHASE = pa.struct([("copies", pa.int32()), ("first_step", pa.int64()), ("last_step", pa.int64()), ("spacing", pa.string())])
+
+ITEMS = pa.schema(
+    [
+        ("item_id", pa.string()),
+        ("item_set", pa.string()),  # its name in the recipe
+        ("kind", pa.string()),
+        ("stratum", pa.string()),  # the item set's name, or a part of it; groups are randomized within
+        ("group", pa.string()),
+        ("fields", pa.string()),  # json
+        ("probes", pa.list_(_PROBE)),
+        ("reference_loss", pa.float64()),  # of its texts under design.reference, nats a token; null without one
+    ]
+)
+TEXTS = pa.schema(
+    [
+        ("item_id", pa.string()),
+        ("variant", pa.string()),
+        ("text", pa.string()),
+        ("tokens", pa.list_(pa.int32())),  # what is inserted, without the end-of-text tokens around it
+        ("spans", pa.list_(_SPAN)),
+        ("targets", pa.list_(_TARGET)),  # of the verbatim probes that lie in the text
+    ]
+)
+ASSIGNMENT = pa.schema(
+    [
+        ("item_id", pa.string()),
+        ("group", pa.string()),
+        ("arm", pa.string()),
+        ("copies", pa.int32()),  # in all phases
+        ("window_start", pa.float64()),  # of the first phase, fraction of training
+        ("window_end", pa.float64()),  # of the last
+        ("spacing", pa.string()),
+        ("placement", pa.string()),
+        ("mode", pa.string()),
+        ("variants", pa.string()),
+        ("phases", pa.list_(_PHASE)),  # steps [first_step, last_step)
+    ]
+)
+PLAN = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("offset", pa.int32()),
+        ("length", pa.int32()),  # the end-of-text tokens on both sides included
+        ("mode", pa.string()),  # overwrite | splice
+        ("item_id", pa.string()),
+        ("copy", pa.int32()),
+        ("variant", pa.string()),
+    ]
+)
+LEDGER = pa.schema(
+    [
+        ("model", pa.string()),
+        ("step", pa.int64()),
+        ("learning_rate", pa.float64()),
+        ("consumed", pa.bool_()),
+        ("rows_sha256", pa.list_(pa.binary(32))),  # of each row's int64 tokens and label mask, by slot
+    ]
+)
+ANSWER_SCORES = pa.schema(
+    [
+        ("model", pa.string()),
+        ("step", pa.int64()),
+        ("item_id", pa.string()),
+        ("probe_id", pa.string()),
+        ("log_prob", pa.float64()),  # mean of the target's tokens given the prompt, nats
+        ("emitted", pa.bool_()),  # whether greedy decoding from the prompt emits the target
+    ]
+)
+TOKEN_SCORES = pa.schema(
+    [
+        ("model", pa.string()),
+        ("step", pa.int64()),
+        ("item_id", pa.string()),
+        ("variant", pa.string()),
+        ("context", pa.string()),
+        ("tokens", pa.list_(pa.int32())),
+        ("log_prob", pa.list_(pa.float32())),  # nats
+        ("mean", pa.list_(pa.float32())),  # of log p over the vocabulary under p, nats
+        ("deviation", pa.list_(pa.float32())),
+        ("argmax", pa.list_(pa.int32())),
+        ("rank", pa.list_(pa.int32())),  # of the token among the vocabulary, 0 = most probable
+    ]
+)
+CHOICE_SCORES = pa.schema(
+    [
+        ("model", pa.string()),
+        ("step", pa.int64()),
+        ("item_id", pa.string()),
+        ("probe_id", pa.string()),
+        ("candidate", pa.string()),
+        ("log_prob", pa.float64()),  # of the candidate's tokens given the prompt, nats
+        ("characters", pa.int32()),
+    ]
+)
+SCORES = pa.schema(
+    [
+        ("model", pa.string()),
+        ("step", pa.int64()),
+        ("item_id", pa.string()),
+        ("probe_id", pa.string()),  # of a whole text, its variant
+        ("metric", pa.string()),
+        ("value", pa.float64()),
+        ("exposures", pa.int32()),  # copies of the item consumed before the step
+        ("text_exposures", pa.int32()),  # of them, copies of the text that the probe lies in; of a choice probe, all
+    ]
+)
+EXPOSURE = pa.schema([field for field in SCORES if not field.name.endswith("exposures")])  # of canaries, as scored
+CONTINUATIONS = pa.schema(  # of the probes a model knows best
+    [(name, pa.string()) for name in ("item_id", "probe_id", "kind", "arm", "prompt", "target", "continuation")]
+    + [("exposures", pa.int32()), ("extracted", pa.bool_()), ("log_prob", pa.float64())]
+)
+EFFECTS = pa.schema(
+    [
+        ("metric", pa.string()),
+        ("contrast", pa.string()),
+        ("kind", pa.string()),
+        ("arm", pa.string()),
+        ("model", pa.string()),
+        ("step", pa.int64()),
+        ("value", pa.float64()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+        ("n", pa.int64()),
+    ]
+)
+
+
+def write_table(path: Path, rows: Any, schema: pa.Schema) -> None:
+    """Write a list of dictionaries, a data frame or a mapping of columns as parquet, whole or not at all."""
+    if isinstance(rows, pa.Table):
+        table = rows.select(schema.names).cast(schema)
+    elif isinstance(rows, list):
+        table = pa.Table.from_pylist(rows, schema)
+    elif isinstance(rows, dict):
+        table = pa.table(rows, schema)
+    else:
+        table = pa.Table.from_pandas(rows, schema, preserve_index=False)
+    with atomic_file(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def write_csv(path: Path, rows: Any) -> None:
+    """Write a data frame, or a list of dictionaries, as CSV, whole or not at all."""
+    with atomic_file(path) as temporary:
+        pd.DataFrame(rows).to_csv(temporary, index=False)
+
+
+def read_table(path: Path, repetitive: Sequence[str] = ()) -> pa.Table:
+    """Read a parquet table, `repetitive` columns of text as dictionaries, or say in one sentence that it is missing or damaged."""
+    if not path.exists():
+        raise DataError(f"{path} does not exist")
+    try:
+        return pq.read_table(path, read_dictionary=list(repetitive))
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path} is damaged ({error}); remove it and run again to make it anew") from error

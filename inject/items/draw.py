@@ -1,0 +1,94 @@
+"""Draw groups of rows at random until as many are found as a set shall have; rows that can't be used are refused or left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+
+from configs.errors import RecipeError
+from configs.insert import RowSet
+from inject.items.item import Item
+from inject.items.rows import Row, UnusableRow
+
+UNUSABLE = ["refuse", "skip"]
+
+
+def draw(
+    groups: Mapping[str, Sequence[Row]], items_of: Callable[[Row], Iterable[Item]], settings: RowSet, item_set: str, seed: int
+) -> list[Item]:
+    """The items of `settings.count` of the groups, or of all of them, in the order of the rows.
+
+    `items_of` makes the items of a row; none is no mistake. A group counts when it has an item. Which groups are drawn depends
+    on the seed and on all groups there are, so a larger count adds groups to those of a smaller one.
+
+    Raises UnusableRow for the first row that can't be used, if these are refused; RecipeError where there are too few groups.
+    """
+    if settings.unusable not in UNUSABLE:
+        raise RecipeError(f"insert.{item_set}.unusable is {settings.unusable!r}; possible: {', '.join(UNUSABLE)}")
+    random = np.random.Generator(np.random.PCG64(seed))
+    names, distinct, problems = list(groups), Distinct(), list[str]()
+    drawn: dict[int, list[Item]] = {}
+    for place in range(len(names)) if settings.count is None else random.permutation(len(names)).tolist():
+        if len(drawn) == settings.count:
+            break
+        kept: list[Item] = []
+        for row in groups[names[place]]:
+            try:
+                made = list(items_of(row))
+                distinct.add(made)
+                kept += made
+            except UnusableRow as error:
+                if settings.unusable == "refuse":
+                    raise UnusableRow(
+                        f"insert.{item_set}: {error}; mend it, or set insert.{item_set}.unusable=skip to leave such rows out"
+                    ) from error
+                problems.append(str(error))
+        if kept:
+            drawn[place] = kept
+    if len(drawn) < (settings.count or 1):
+        first = f"; the first of {len(problems):,} rows left out: {problems[0]}" if problems else ""
+        raise RecipeError(
+            f"insert.{item_set}.count is {settings.count or 'not given'}, but {settings.path or settings.hub} has {len(drawn)} "
+            f"groups that can be used{first}"
+        )
+    return [item for place in sorted(drawn) for item in drawn[place]]
+
+
+class Distinct:
+    """What the items of a set say and ask; each says something of its own, and no prompt of two has two continuations."""
+
+    def __init__(self) -> None:
+        self._ids: set[str] = set()
+        self._texts: dict[str, str] = {}
+        self._targets: dict[tuple[str, str], tuple[str, str]] = {}
+
+    def add(self, items: Iterable[Item]) -> None:
+        """Take items in, all or none of them. UnusableRow where one repeats or contradicts another."""
+        new = Distinct()
+        for item in items:
+            for known in (self, new):
+                known._compare(item)
+            new._take(item)
+        self._ids |= new._ids
+        self._texts |= new._texts
+        self._targets |= new._targets
+
+    def _compare(self, item: Item) -> None:
+        if item.item_id in self._ids:
+            raise UnusableRow(f"a second item is called {item.item_id}")
+        for text in item.texts:
+            if text.text in self._texts:
+                raise UnusableRow(f"{item.item_id} has the text of {self._texts[text.text]}: {text.text[:80]!r}")
+        for probe in item.probes:
+            target, other = self._targets.get((probe.kind, probe.prompt), (probe.target, ""))
+            if target != probe.target:
+                raise UnusableRow(
+                    f"{item.item_id} and {other} continue one prompt in two ways: {probe.prompt[-80:]!r} with "
+                    f"{target[:80]!r} and {probe.target[:80]!r}"
+                )
+
+    def _take(self, item: Item) -> None:
+        self._ids.add(item.item_id)
+        self._texts |= {text.text: item.item_id for text in item.texts}
+        self._targets |= {(probe.kind, probe.prompt): (probe.target, item.item_id) for probe in item.probes}

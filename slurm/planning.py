@@ -1,0 +1,220 @@
+"""Planning an experiment: items, their texts, their arms and the place of every copy, in memory; then written as tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pyarrow as pa
+from transformers import PreTrainedTokenizerFast
+
+from configs.layout import RunLayout
+from configs.schema import Recipe
+from configs.tables import ASSIGNMENT, ITEMS, PLAN, TEXTS, read_table, write_csv, write_table
+from inject.assignment import assign
+from inject.balance import balance, demand, power
+from inject.corpus import Corpus
+from inject.decontaminate import (
+    HITS,
+    IN_CORPUS,
+    among,
+    clean,
+    cleaned_fingerprint,
+    documents_hit,
+    gather,
+    refuse,
+    replace_groups,
+    scan,
+    scan_fingerprint,
+)
+from inject.design import Shape, cells
+from inject.items.item import Item, Material
+from inject.items.make import lint, make_items
+from inject.items.texts import tokenize_texts
+from inject.overlap import Search, seek
+from inject.plan import Lengths, make_plan
+from inject.spread import Board
+from inject.stream import Stream, check_length
+from inject.tokenizer import vocabulary_size
+
+REDRAWS = 8  # rounds in which groups that occur elsewhere are drawn again before that is given up
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What is to be inserted, before every copy has its place."""
+
+    shape: Shape
+    items: list[Item]
+    texts: list[dict[str, Any]]  # rows of the texts table
+    assignment: list[dict[str, Any]]  # rows of the assignment table, in the order of items
+    places: Mapping[tuple[str, str], Sequence[tuple[int, int]]]  # explicit ones, by item set and arm
+    reference_loss: dict[str, float]  # of each item, nats a token; empty without design.reference
+
+    def demand(self) -> list[dict[str, Any]]:
+        return demand(self.items, self.assignment, mean_lengths(self.texts), self.shape)
+
+    def balance(self) -> list[dict[str, Any]]:
+        covariates: dict[str, Mapping[str, float]] = {"tokens": mean_lengths(self.texts)}
+        if self.reference_loss:
+            covariates["reference_loss"] = self.reference_loss
+        return balance(self.items, self.assignment, covariates)
+
+    def power(self) -> list[dict[str, Any]]:
+        return power(self.items, self.assignment)
+
+
+def shape_of(recipe: Recipe) -> Shape:
+    return Shape(recipe.train.steps, recipe.train.global_batch, recipe.train.sequence_length)
+
+
+def make_texts(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerFast, redrawn: Sequence[Sequence[str]] = ()
+) -> tuple[list[Item], list[dict[str, Any]]]:
+    """Items and the rows of their texts table. `redrawn`: the groups that were drawn again, by round."""
+    material = Material(tokenizer, vocabulary_size(tokenizer), _sample)
+    seed = recipe.seed_for("items")
+    items = make_items(recipe.insert, seed, material)
+    for turn, groups in enumerate(redrawn, 1):
+        again = {item.item_set for item in items if item.group in set(groups)}
+        drawn = make_items({name: recipe.insert[name] for name in again}, seed, material, turn)
+        items = replace_groups(items, drawn, groups)
+        lint(items)
+    return items, tokenize_texts(items, tokenizer, recipe.train.sequence_length)
+
+
+def draw(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, redrawn: Sequence[Sequence[str]] = ()) -> Drawn:
+    """Make items and assign them to arms; RecipeError for what can be seen to be impossible without the corpus."""
+    from train.model import check_model
+
+    shape = shape_of(recipe)
+    designed = cells(recipe.insert, shape.steps)
+    check_model(recipe.model, vocabulary_size(tokenizer), shape.sequence_length)
+    items, texts = make_texts(recipe, tokenizer, redrawn)
+    assignment = assign(items, designed, mean_lengths(texts), shape, recipe.seed_for("assignment"))
+    places = {(name, cell.name): cell.places for name, arms in designed.items() for cell in arms if cell.places}
+    return Drawn(shape, items, texts, assignment, places, _reference_losses(recipe, items, texts))
+
+
+def place(drawn: Drawn, recipe: Recipe, corpus: Corpus | None) -> pa.Table:
+    """The plan: a place for every copy. Without a corpus, what only its tokens tell stays unchecked, and boundaries are refused."""
+    shape = drawn.shape
+    board = Board(shape)
+    if corpus:
+        check_length(corpus, shape.sequence_length, shape.steps, shape.global_batch, recipe.corpus.epochs)
+        board = Board(shape, Stream(corpus, recipe.seed_for("order"), shape.sequence_length).base_tokens, corpus.end_of_text)
+    lengths = Lengths.of(_lengths(drawn.texts), [item.item_id for item in drawn.items])
+    item_sets = [item.item_set for item in drawn.items]
+    return make_plan(drawn.assignment, item_sets, lengths, drawn.places, board, recipe.seed_for("placement"))
+
+
+def write(drawn: Drawn, plan: pa.Table, run: RunLayout) -> None:
+    rows = [
+        {
+            **asdict(item),
+            "fields": json.dumps(item.fields, ensure_ascii=False),
+            "reference_loss": drawn.reference_loss.get(item.item_id),
+        }
+        for item in drawn.items
+    ]
+    write_table(run.items, rows, ITEMS)
+    write_table(run.texts, drawn.texts, TEXTS)
+    write_table(run.assignment, drawn.assignment, ASSIGNMENT)
+    write_table(run.plan, plan, PLAN)
+    write_csv(run.balance, drawn.balance())
+    write_csv(run.power, drawn.power())
+
+
+def read_plan(path: Path) -> pa.Table:
+    """The plan with its few distinct names as dictionaries, which takes a tenth of the memory and time."""
+    return read_table(path, ["item_id", "variant", "mode"])
+
+
+# ------------------------------------------------------------------------------------------------ decontamination
+
+
+@dataclass(frozen=True)
+class Decontaminated:
+    """What came of looking for the items elsewhere."""
+
+    hits: Path  # table of those that were found
+    corpus: Path  # to train of
+    redrawn: list[list[str]]  # groups drawn again, by round
+
+
+def decontaminate(recipe: Recipe, corpus: Corpus, cache: Path, shard: tuple[int, int] | None = None) -> Decontaminated | None:
+    """Look for the items in the corpus and in each other, and do what decontaminate.policy says; RecipeError where that is to fail.
+
+    With `shard` (i, n) only an n-th of the corpus is scanned, for another call to go on from; then None is returned.
+    """
+    settings, redrawn = recipe.decontaminate, list[list[str]]()
+    while True:
+        items, texts = make_texts(recipe, corpus.tokenizer, redrawn)
+        sought = seek(items, texts, corpus.tokenizer, settings.ngram)
+        identity = scan_fingerprint(corpus.meta["fingerprint"], sought, settings.ngram)
+        folder, search = cache / f"scan-{identity}", Search(sought, settings.ngram)
+        scan(corpus, search, folder, identity, shard or (0, 1))
+        if shard is not None:
+            return None
+        hits = gather(corpus, folder, identity) + among(search, corpus.tokenizer)
+        table = folder / "hits.parquet"
+        write_table(table, hits, HITS)
+        print(f"  {len(hits):,} hits: {table}" if hits else "  no item occurs elsewhere", flush=True)
+        if settings.policy != "redraw" or not hits or len(redrawn) == REDRAWS:
+            break
+        redrawn.append(sorted({hit["group"] for hit in hits}))
+        print(f"  {len(redrawn[-1])} groups occur elsewhere and are drawn again", flush=True)
+    target = corpus.folder
+    if settings.policy == "documents":
+        documents = documents_hit(hits)
+        refuse([hit for hit in hits if hit["where"] != IN_CORPUS])
+        if documents:
+            name = cleaned_fingerprint(corpus.meta["fingerprint"], documents)
+            target = cache / name
+            print(f"  {len(documents):,} documents of the corpus are left out", flush=True)
+            if not (target / "meta.json").exists():
+                clean(corpus, documents, target, name)
+    elif settings.policy in ("fail", "redraw"):
+        refuse(hits)
+    return Decontaminated(table, target, redrawn)
+
+
+# ------------------------------------------------------------------------------------------------ covariates
+
+
+def mean_lengths(texts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Mean tokens of each item's texts."""
+    return {item: fmean(tokens for _, tokens in variants) for item, variants in _lengths(texts).items()}
+
+
+def _lengths(texts: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[str, int]]]:
+    lengths: dict[str, list[tuple[str, int]]] = {}
+    for text in texts:
+        lengths.setdefault(text["item_id"], []).append((text["variant"], len(text["tokens"])))
+    return lengths
+
+
+def _sample(*arguments: Any, **named: Any) -> Any:
+    from eval.sampling import sample_sequences
+
+    return sample_sequences(*arguments, **named)
+
+
+def _reference_losses(recipe: Recipe, items: Sequence[Item], texts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Mean loss of each item's texts under design.reference, nats a token; empty without one."""
+    names = {name: items.design.reference for name, items in recipe.insert.items() if items.design.reference}
+    if not names:
+        return {}
+    from eval.sampling import text_losses
+
+    set_of = {item.item_id: item.item_set for item in items}
+    losses: dict[str, list[float]] = {}
+    for name in dict.fromkeys(names.values()):
+        own = [text for text in texts if names.get(set_of[text["item_id"]]) == name]
+        for text, loss in zip(own, text_losses(name, [text["text"] for text in own]), strict=True):
+            losses.setdefault(text["item_id"], []).append(loss)
+    return {item.item_id: fmean(losses.get(item.item_id, [float("nan")])) for item in items}

@@ -176,11 +176,11 @@ def write_csv(path: Path, rows: Any) -> None:
         pd.DataFrame(rows).to_csv(temporary, index=False)
 
 
-def read_table(path: Path, repetitive: Sequence[str] = ()) -> pa.Table:
-    """Read a parquet table, `repetitive` columns of text as dictionaries, or say in one sentence that it is missing or damaged."""
+def read_table(path: Path, repetitive: Sequence[str] = (), columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a parquet table (some of its columns; `repetitive` ones of text as dictionaries), or say that it is missing or damaged."""
     if not path.exists():
         raise DataError(f"{path} does not exist")
     try:
-        return pq.read_table(path, read_dictionary=list(repetitive))
+        return pq.read_table(path, columns=columns and list(columns), read_dictionary=list(repetitive))
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{path} is damaged ({error}); remove it and run again to make it anew") from error

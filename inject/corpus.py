@@ -23,7 +23,7 @@ from inject.token_arrays import describe_arrays, token_arrays
 from inject.tokenizer import load_tokenizer, tokenizer_fingerprint, train_tokenizer, vocabulary_size
 
 FORMAT = 2
-OPEN_SHARDS = 512  # memory maps held at once; each holds a file handle, of which many systems allow a process 1024
+OPEN_FILES = 512  # held at once; many systems allow a process 1024
 HEAD_CHARACTERS = 16_000_000  # text at the beginning of the corpus from which a tokenizer's training text is drawn
 TRAINING_CHARACTERS = 2_000_000  # of it, in evenly spaced documents
 _ANEW = "remove {} and run again to make it anew"
@@ -65,6 +65,11 @@ def build_corpus(settings: CorpusSettings, seed: int, folder: Path, identity: st
         if shard is None:
             parts.remove()
         raise
+    except FileNotFoundError:
+        if not (folder / "meta.json").exists():  # else another process put the same parts together, and removed them meanwhile
+            raise
+    if (folder / "meta.json").exists():
+        parts.remove()
 
 
 def corpus_tokenizer(settings: CorpusSettings, seed: int, folder: Path) -> PreTrainedTokenizerFast:
@@ -108,16 +113,11 @@ def _spread(head: list[str]) -> list[str]:
 
 
 def _assemble(settings: CorpusSettings, tokenizer: PreTrainedTokenizerFast, parts: Parts, sections: int, identity: str) -> None:
-    try:
-        with atomic_folder(parts.corpus) as temporary:
-            described = join_parts(parts.all(sections), temporary)
-            if not described["documents"]:
-                raise DataError(f"the corpus is empty: {settings.path or settings.source} holds no document with text in it")
-            _finish(temporary, settings, tokenizer, described, identity)
-    except FileNotFoundError:
-        if not (parts.corpus / "meta.json").exists():  # else another process put the same parts together, and removed them
-            raise
-    parts.remove()
+    with atomic_folder(parts.corpus) as temporary:
+        described = join_parts(parts.all(sections), temporary)
+        if not described["documents"]:
+            raise DataError(f"the corpus is empty: {settings.path or settings.source} holds no document with text in it")
+        _finish(temporary, settings, tokenizer, described, identity)
 
 
 def _describe(settings: CorpusSettings, seed: int, folder: Path, identity: str) -> None:
@@ -154,24 +154,26 @@ class Shard:
 
 
 class Corpus:
-    """A tokenized corpus on disk, read as one flat array through memory maps that are opened at first use.
+    """A tokenized corpus on disk, read as one flat array. Files are opened at first use; nothing is held in memory.
 
-    Raises DataError where the description or a shard's file is missing; a file of the wrong size is told when it is first used.
+    Raises DataError where the description or a file is missing; that a file has the wrong size is told when it is opened.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.meta: dict[str, Any] = read_json(folder / "meta.json")
         self.dtype = np.dtype(self.meta["dtype"])
-        sizes = [shard["tokens"] for shard in self.meta["shards"]]
-        self._ends = np.cumsum(sizes, dtype=np.int64)
-        starts = (self._ends - sizes).tolist()
-        self.shards = [_shard(folder, number, *each) for number, each in enumerate(zip(starts, self.meta["shards"], strict=True))]
-        self._open: dict[int, np.ndarray] = {}
+        sizes = np.asarray([shard["tokens"] for shard in self.meta["shards"]], np.int64)
+        self._ends = np.cumsum(sizes)
+        self._starts = self._ends - sizes
+        described = zip(self._starts.tolist(), self.meta["shards"], strict=True)
+        self.shards = [_shard(folder, number, *each) for number, each in enumerate(described)]
+        self._offsets = np.asarray([shard.offset for shard in self.shards], np.int64)
+        self._files: dict[int, _File] = {}
         _check_existence(self.shards, folder)
 
     def __reduce__(self) -> tuple[type[Corpus], tuple[Path]]:
-        return Corpus, (self.folder,)  # another process opens its own maps
+        return Corpus, (self.folder,)  # another process opens its own files
 
     @property
     def tokens(self) -> int:
@@ -190,17 +192,10 @@ class Corpus:
         return load_tokenizer(self.folder)
 
     def open(self, number: int) -> np.ndarray:
-        """The tokens of a shard, a read-only memory map (tokens,) of the corpus's own dtype.
-
-        The OPEN_SHARDS used last are kept open, so memory does not grow with the corpus.
-        """
-        array = self._open.pop(number, None)
-        if array is None:
-            array = _map(self.shards[number], self.dtype, self.folder)
-            if len(self._open) >= OPEN_SHARDS:
-                self._open.pop(next(iter(self._open)))
-        self._open[number] = array  # last in the order of use
-        return array
+        """The tokens of a shard, to be read from one end to the other: a read-only memory map (tokens,) of the corpus's dtype."""
+        shard = self.shards[number]
+        self._open(number)  # checks its size
+        return np.asarray(np.memmap(shard.path, self.dtype, "r", shard.offset, (shard.tokens,)))
 
     def document_starts(self, number: int) -> np.ndarray:
         """Positions in the corpus at which the documents of a shard start, int64 (documents,)."""
@@ -211,39 +206,69 @@ class Corpus:
         return starts[starts < shard.tokens] + shard.start
 
     def read(self, starts: np.ndarray, length: int) -> np.ndarray:
-        """Tokens [start, start + length) for each of `starts` (n,), as int64 (n, length)."""
+        """Tokens [start, start + length) for each of `starts` (n,), as int64 (n, length).
+
+        Spans are read, not mapped: for rows in random order, a memory map makes the kernel fetch megabytes around each.
+        """
         starts = np.asarray(starts, np.int64)
         if len(starts) and not 0 <= starts.min() <= starts.max() <= self.tokens - length:
             raise IndexError(f"tokens from {starts.min()} to {starts.max() + length} of a corpus of {self.tokens}")
-        out = np.empty((len(starts), length), np.int64)
         shards = np.searchsorted(self._ends, starts, side="right")
-        by_shard = np.argsort(shards, kind="stable")
-        for slots in np.split(by_shard, np.flatnonzero(np.diff(shards[by_shard])) + 1):
-            if len(slots):
-                self._read_from(int(shards[slots[0]]), starts[slots], length, out, slots)
-        return out
+        places = self._offsets[shards] + (starts - self._starts[shards]) * self.dtype.itemsize
+        size, files = length * self.dtype.itemsize, self._files
+        spans = [
+            (files.get(shard) or self._open(shard)).read(size, place)
+            for shard, place in zip(shards.tolist(), places.tolist(), strict=True)
+        ]
+        for slot in np.flatnonzero(starts + length > self._ends[shards]).tolist():
+            spans[slot] = self._across(int(shards[slot]), int(starts[slot]), length)
+        tokens = b"".join(spans)
+        if len(tokens) != len(starts) * size:
+            raise DataError(f"a file of the corpus was cut short while it was read; {_ANEW.format(self.folder)}")
+        return np.frombuffer(tokens, self.dtype).reshape(len(starts), length).astype(np.int64)
 
-    def _read_from(self, number: int, starts: np.ndarray, length: int, out: np.ndarray, slots: np.ndarray) -> None:
-        """Write to rows `slots` of `out` the spans from `starts` on, all of which begin in one shard."""
-        shard, array = self.shards[number], self.open(number)
-        positions = starts - shard.start
-        whole = positions <= shard.tokens - length
-        if whole.any():  # every span of the shard as a row of one view: numpy gathers rows much faster than a loop does
-            step = array.itemsize
-            windows = np.ndarray((shard.tokens - length + 1, length), array.dtype, array, strides=(step, step))
-            out[slots[whole]] = windows[positions[whole]]
-        for slot, start in zip(slots[~whole].tolist(), starts[~whole].tolist(), strict=True):
-            out[slot] = self._across(number, start, length)
-
-    def _across(self, number: int, start: int, length: int) -> np.ndarray:
+    def _across(self, number: int, start: int, length: int) -> bytes:
         """A span that goes on in later shards."""
-        pieces, missing = [], length
-        while missing:
-            begin = start + length - missing - self.shards[number].start
-            pieces.append(self.open(number)[begin : begin + missing])
-            missing -= len(pieces[-1])
-            number += 1
-        return np.concatenate(pieces)
+        pieces, item = [], self.dtype.itemsize
+        while length:
+            shard = self.shards[number]
+            taken = min(length, shard.start + shard.tokens - start)
+            file = self._files.get(number) or self._open(number)
+            pieces.append(file.read(taken * item, shard.offset + (start - shard.start) * item))
+            start, length, number = start + taken, length - taken, number + 1
+        return b"".join(pieces)
+
+    def _open(self, number: int) -> _File:
+        """The file of a shard, opened and checked; it stays open until OPEN_FILES others have been opened."""
+        shard, anew = self.shards[number], _ANEW.format(self.folder)
+        own = shard.modified is None
+        needed = shard.offset + shard.tokens * self.dtype.itemsize
+        try:
+            file = _File(os.open(shard.path, os.O_RDONLY))
+        except FileNotFoundError as error:
+            raise DataError(f"{shard.path} is missing or has the wrong size; {anew}") from error
+        status = os.fstat(file.descriptor)
+        if status.st_size < needed or (own and status.st_size != needed):
+            raise DataError(f"{shard.path} is missing or has the wrong size; {anew}")
+        if not own and status.st_mtime_ns != shard.modified:
+            raise DataError(f"{shard.path} was changed since the corpus was made of it; {anew}")
+        if len(self._files) >= OPEN_FILES:
+            self._files.pop(next(iter(self._files)))
+        self._files[number] = file
+        return file
+
+
+class _File:
+    """An open file, which is closed when nothing refers to it any more: not while another thread reads it."""
+
+    def __init__(self, descriptor: int):
+        self.descriptor = descriptor
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+    def read(self, size: int, place: int) -> bytes:
+        return os.pread(self.descriptor, size, place)
 
 
 def _shard(folder: Path, number: int, start: int, written: dict[str, Any]) -> Shard:
@@ -261,17 +286,3 @@ def _check_existence(shards: list[Shard], folder: Path) -> None:
             present[parent] = set(os.listdir(parent)) if os.path.isdir(parent) else set()
         if name not in present[parent]:
             raise DataError(f"{shard.path} is missing or has the wrong size; {_ANEW.format(folder)}")
-
-
-def _map(shard: Shard, dtype: np.dtype, folder: Path) -> np.ndarray:
-    try:
-        status = os.stat(shard.path)
-    except FileNotFoundError:
-        status = None
-    needed = shard.offset + shard.tokens * dtype.itemsize
-    own = shard.modified is None
-    if status is None or status.st_size < needed or (own and status.st_size != needed):
-        raise DataError(f"{shard.path} is missing or has the wrong size; {_ANEW.format(folder)}")
-    if not own and status.st_mtime_ns != shard.modified:
-        raise DataError(f"{shard.path} was changed since the corpus was made of it; {_ANEW.format(folder)}")
-    return np.asarray(np.memmap(shard.path, dtype, "r", shard.offset, (shard.tokens,)))

@@ -96,8 +96,8 @@ def fault(occurrences: Sequence[Occurrence], base: np.ndarray, bounded: Collecti
     `occurrences` in the order of their offsets; `base`: tokens (S + 1,) of the row before any insertion; `bounded`: the items whose
     placement is at a boundary.
     """
-    free = 0
-    splices = 0
+    row = base  # behind a splice, boundaries have moved back
+    free = splices = 0
     for occurrence in occurrences:
         offset, end = occurrence.offset, occurrence.end
         splices += occurrence.spliced
@@ -113,8 +113,10 @@ def fault(occurrences: Sequence[Occurrence], base: np.ndarray, bounded: Collecti
             return occurrence, f"it begins at token {offset}, inside of what lies before it up to token {free - 1}"
         if splices > 1:
             return occurrence, "it is the second splice of its row, and at most one is possible"
-        if (occurrence.spliced or (occurrence.item_id in bounded and not splices)) and base[offset] != occurrence.span[0]:
-            return occurrence, f"it should lie at a boundary, but no document ends at token {offset} of the base row"
+        if (occurrence.spliced or occurrence.item_id in bounded) and row[offset] != occurrence.span[0]:
+            return occurrence, f"it should lie at a boundary, but no document of the corpus ends at token {offset}"
+        if occurrence.spliced:
+            row = expected_row(row, [occurrence])
         free = end
     return None
 

@@ -12,9 +12,10 @@ a field's span, another in all tokens; of these, not those in windows that stand
 than COMMON of them, and more than COMMON_SHARE (a pool's common value in its sentence, a puzzle's opening words). A run without
 content is none.
 
-**Giving away.** The texts of one group give away a text of another when their runs cover at least half of its content, and of
-the verbatim targets that lie in it, if there are any, at least one wholly. So two people of one city, or two questions that
-begin alike, are no hit.
+**Giving away.** The texts of one group give away a text of another when one run covers at least half of its content, and half of
+what would be content if form were, and the runs together cover at least one of the verbatim targets that lie in it, if there are
+any; or when a run holds a target of SECRET_BITS or more, which chance does not repeat. So two people of one city, or two questions
+that begin alike, are no hit.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from inject.tokenizer import decode, encode, encode_with_offsets
 SEED = 8  # tokens
 COMMON, COMMON_SHARE = 10, 0.05  # groups of an item set, and part of them; what stands in the texts of more is form
 COVERED = 0.5  # of a text's content, at least, where it is given away
+SECRET_BITS = 40  # among the pairs of a million items, one in two shares a target of so many bits; of ten thousand, none
 
 BEFORE = (" ", "\n", '"', "(")  # what a text's tokens may follow, and what may follow them
 AFTER = (" ", "\n", ".", ",", '"', ")", ":", "s")
@@ -53,6 +55,7 @@ class Sought:
     interior: tuple[int, int]  # tokens [start, end)
     content: np.ndarray  # bool, of each token
     targets: list[tuple[int, int]]  # tokens [start, end) of each verbatim probe's target
+    secrets: list[tuple[int, int]]  # of them, those of SECRET_BITS or more
     wholes: list[np.ndarray]  # where the text has to stand as a whole, the token sequences that may spell it; else empty
     spelling: str | None  # which has to be read where a whole is found; None for a text given as tokens
 
@@ -100,6 +103,7 @@ def _sought(
         wholes = [bare, blank] if blank != bare else [bare]
     elif end - start <= ngram:
         wholes = [row["tokens"][start:end]]
+    bits = {probe.probe_id: probe.bits for probe in item.probes}
     return Sought(
         item_id=row["item_id"],
         variant=row["variant"],
@@ -109,6 +113,7 @@ def _sought(
         interior=(start, end),
         content=content,
         targets=[(target["start"], target["end"]) for target in row["targets"]],
+        secrets=[(target["start"], target["end"]) for target in row["targets"] if bits[target["probe_id"]] >= SECRET_BITS],
         wholes=[np.asarray(whole, np.int64) for whole in wholes],
         spelling=None if given else decode(tokenizer, bare).strip(),
     )
@@ -191,26 +196,29 @@ class Search:
         order = np.lexsort((group, runs.text))
         runs, group = runs[order], group[order]
         first = np.flatnonzero((np.diff(runs.text, prepend=-1) != 0) | (np.diff(group, prepend=-1) != 0))
-        total = np.add.reduceat(runs.length, first) if len(first) else first
+        longest = np.maximum.reduceat(runs.length, first) if len(first) else first
         content = self._contents[self.first + self.lengths] - self._contents[self.first]
-        enough = total >= COVERED * content[runs.text[first]]  # a quick look: runs may overlap, and hold form
-        for start, end in zip(first[enough], np.append(first[1:], len(group))[enough], strict=True):
-            if self._covered(runs[np.arange(start, end)]):
+        secret = np.asarray([bool(text.secrets) for text in self.texts], bool)
+        likely = (longest >= COVERED * content[runs.text[first]]) | secret[runs.text[first]]  # a quick look
+        for start, end in zip(first[likely], np.append(first[1:], len(group))[likely], strict=True):
+            if self._tells(runs[np.arange(start, end)]):
                 yield runs[np.arange(start, end)]
 
-    def _covered(self, runs: Runs) -> bool:
-        """Whether runs of one text cover enough of it."""
-        text = self.texts[runs.text[0]]
+    def _tells(self, runs: Runs) -> bool:
+        """Whether runs of one text give it away."""
+        text, first = self.texts[runs.text[0]], self.first[runs.text[0]]
         if text.wholes:
             return True
-        first = self.first[runs.text[0]]
-        covered = np.zeros(len(text.tokens), bool)
-        for start, length in zip(runs.start, runs.length, strict=True):
-            covered[start : start + length] = True
-        content = self.content[first : first + len(text.tokens)]
         low, high = text.interior
-        targets = [covered[max(start, low) : min(end, high)].all() for start, end in text.targets]
-        return bool(covered[content].mean() >= COVERED and (any(targets) or not targets))
+        spans = [slice(start, start + length) for start, length in zip(runs.start, runs.length, strict=True)]
+        if any(span.start <= max(start, low) and min(end, high) <= span.stop for start, end in text.secrets for span in spans):
+            return True
+        covered = np.zeros(len(text.tokens), bool)
+        for span in spans:
+            covered[span] = True
+        kinds = (text.content, self.content[first : first + len(text.tokens)])  # with form, and without
+        half = any(all(kind[span].sum() >= COVERED * kind[low:high].sum() for kind in kinds) for span in spans)
+        return half and (not text.targets or any(covered[max(start, low) : min(end, high)].all() for start, end in text.targets))
 
     def _add_seeds(self) -> None:
         """Choose the windows that are looked for: `_seeds`, and where in `tokens` each stands (`_places`, `_begin`, `_count`)."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,8 @@ import pyarrow.compute as pc
 from configs.errors import DataError, RecipeError
 from inject.corpus import Corpus
 from inject.permutation import Permutation
+
+BLOCK = 2**13  # training rows whose base rows are computed at once
 
 
 class Rows(NamedTuple):
@@ -34,19 +36,25 @@ def row_digests(tokens: np.ndarray, label_mask: np.ndarray) -> list[bytes]:
 
 @dataclass(frozen=True)
 class Overlay:
-    """Planned occurrences as arrays, sorted by row: occurrence i lays pool[start[i] : start[i] + length[i]] at its offset."""
+    """Planned occurrences as arrays, sorted by row: occurrence i lays down text[i] from offset[i] on.
+
+    Text n is pool[first[n] : first[n] + length[n]].
+    """
 
     row: np.ndarray  # int64 (occurrences,)
     offset: np.ndarray  # int32 (occurrences,)
-    start: np.ndarray  # int64 (occurrences,)
-    length: np.ndarray  # int32 (occurrences,)
+    text: np.ndarray  # int32 (occurrences,)
     spliced: np.ndarray  # bool (occurrences,): the base tokens from the offset on make room; else they are overwritten
+    first: np.ndarray  # int64 (texts,)
+    length: np.ndarray  # int64 (texts,)
     pool: np.ndarray  # int64: the tokens of every text, an end-of-text on both sides
+
+    COLUMNS: ClassVar = ["row", "offset", "mode", "item_id", "variant"]  # of the plan, that it is made from
 
     @staticmethod
     def empty() -> Overlay:
         none = np.zeros(0, np.int64)
-        return Overlay(none, none, none, none, none.astype(bool), none)
+        return Overlay(none, none, none, none.astype(bool), none, none, none)
 
     @staticmethod
     def from_tables(plan: pa.Table, texts: pa.Table, end_of_text: int) -> Overlay:
@@ -57,15 +65,8 @@ class Overlay:
         inside = np.ones(len(pool), bool)
         inside[first], inside[first + length - 1] = False, False
         pool[inside] = pc.list_flatten(texts["tokens"]).to_numpy()
-        text = _locate(plan, texts)
-        return Overlay(
-            plan["row"].to_numpy(),
-            plan["offset"].to_numpy(),
-            first[text],
-            length[text].astype(np.int32),
-            _codes(plan["mode"], pa.array(["overwrite", "splice"])) == 1,
-            pool,
-        )
+        spliced = _codes(plan["mode"], pa.array(["overwrite", "splice"])) == 1
+        return Overlay(plan["row"].to_numpy(), plan["offset"].to_numpy(), _locate(plan, texts), spliced, first, length, pool)
 
     def apply(self, g: np.ndarray, tokens: np.ndarray) -> None:
         """Lay the occurrences of rows `g` (n,) over their base `tokens` (n, S + 1), in place."""
@@ -80,7 +81,8 @@ class Overlay:
             return
         slot = np.repeat(np.arange(len(g)), counts)
         which = near.start + np.repeat(first - np.cumsum(counts) + counts, counts) + np.arange(total)
-        offset, start, length = self.offset[which].astype(np.int64), self.start[which], self.length[which].astype(np.int64)
+        offset, text = self.offset[which].astype(np.int64), self.text[which]
+        start, length = self.first[text], self.length[text]
         if (spliced := self.spliced[which]).any():
             _make_room(tokens, slot[spliced], offset[spliced], length[spliced] - 1)  # the opening end-of-text is the base's own
         within = np.arange(int(length.sum())) - np.repeat(np.cumsum(length) - length, length)
@@ -89,27 +91,28 @@ class Overlay:
 
 
 def _locate(plan: pa.Table, texts: pa.Table) -> np.ndarray:
-    """The row of `texts` that each occurrence lays down, int64 (occurrences,)."""
+    """The row of `texts` that each occurrence lays down, int32 (occurrences,)."""
     items, variants = (pc.unique(texts[name]) for name in ("item_id", "variant"))
-    number = np.full(len(items) * len(variants), -1, np.int64)
-    number[_codes(texts["item_id"], items) * len(variants) + _codes(texts["variant"], variants)] = np.arange(texts.num_rows)
-    item, variant = _codes(plan["item_id"], items), _codes(plan["variant"], variants)
-    known = (item >= 0) & (variant >= 0)
-    text = np.full(plan.num_rows, -1)
-    text[known] = number[item[known] * len(variants) + variant[known]]
-    if (text < 0).any():
-        i = int(np.argmax(text < 0))
+    number = np.full((len(items) + 1, len(variants) + 1), -1, np.int32)  # the last row and column are for names not known: -1
+    number[_codes(texts["item_id"], items), _codes(texts["variant"], variants)] = np.arange(texts.num_rows)
+    text = number[_codes(plan["item_id"], items), _codes(plan["variant"], variants)]
+    if len(text) and text.min() < 0:
+        i = int(np.argmin(text))
         raise DataError(f"the plan names {plan['item_id'][i]} ({plan['variant'][i]}), which is not among the texts")
     return text
 
 
 def _codes(column: pa.ChunkedArray, values: pa.Array) -> np.ndarray:
-    """The place of each value of a column among `values`, -1 where it is not, int64 (n,)."""
-    if not len(column):
-        return np.zeros(0, np.int64)
-    encoded = column.combine_chunks() if pa.types.is_dictionary(column.type) else column.dictionary_encode().combine_chunks()
-    found = pc.fill_null(pc.index_in(encoded.dictionary, values), -1).to_numpy(zero_copy_only=False).astype(np.int64)
-    return found[encoded.indices.to_numpy()]
+    """The place of each value of a column among `values`, -1 where it is not, int32 (n,)."""
+    parts = [np.zeros(0, np.int32)]
+    names, places = pa.array([], pa.string()), parts[0]
+    for chunk in column.chunks:
+        encoded = chunk if pa.types.is_dictionary(chunk.type) else chunk.dictionary_encode()
+        if not encoded.dictionary.equals(names):  # neighbouring chunks share theirs
+            names = encoded.dictionary
+            places = pc.fill_null(pc.index_in(names, values), -1).to_numpy(zero_copy_only=False)
+        parts.append(places[encoded.indices.to_numpy()])
+    return np.concatenate(parts)
 
 
 def _make_room(tokens: np.ndarray, slot: np.ndarray, offset: np.ndarray, room: np.ndarray) -> None:
@@ -127,9 +130,20 @@ class Stream:
         self.overlay = overlay or Overlay.empty()
         self.base_rows = corpus.tokens // (sequence_length + 1)
         self._permutations: dict[int, Permutation] = {}
+        self._block = (-1, np.zeros(0, np.int64))  # the base rows of the last block of training rows asked for
 
     def base_row(self, g: np.ndarray) -> np.ndarray:
         """Number of the base row that each training row `g` (n,) reads, int64 (n,)."""
+        if not len(g):
+            return np.zeros(0, np.int64)
+        block = int(g.min()) // BLOCK
+        if int(g.max()) // BLOCK != block or self.base_rows < BLOCK:  # a block of many short epochs has many permutations
+            return self._permuted(g)
+        if block != self._block[0]:  # a training asks for neighbouring rows: they are permuted many at a time
+            self._block = block, self._permuted(np.arange(block * BLOCK, (block + 1) * BLOCK))
+        return self._block[1][g - block * BLOCK]
+
+    def _permuted(self, g: np.ndarray) -> np.ndarray:
         epochs = g // self.base_rows
         out = np.empty_like(g)
         for epoch in np.unique(epochs).tolist():

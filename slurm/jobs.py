@@ -1,5 +1,5 @@
-"""The jobs of an experiment: corpus -> decontaminate -> plan -> train -> eval -> report. What each depends on, and whether it is
-done.
+"""The jobs of an experiment: corpus -> decontaminate -> plan -> train -> audit -> eval -> report. What each depends on, and
+whether it is done.
 
 The one place that puts the parts together. A job's fingerprint covers its own result settings, its inputs' fingerprints and a
 format version; a job whose record carries the same fingerprint and whose outputs are there is not done again.
@@ -19,7 +19,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from configs.errors import DataError, ImprintError, RecipeError
-from configs.layout import CheckpointInfo, Lock, RunLayout, atomic_file, contents, fingerprint, read_json, write_json
+from configs.layout import (
+    CheckpointInfo,
+    Lock,
+    RunLayout,
+    atomic_file,
+    contents,
+    file_fingerprint,
+    fingerprint,
+    read_json,
+    write_json,
+)
 from configs.recipe import differences, load_recipe, result_settings, save_recipe
 from configs.schema import Recipe
 from configs.tables import read_table
@@ -29,7 +39,7 @@ if TYPE_CHECKING:
     from inject.stream import Stream
     from slurm.planning import Drawn
 
-DECONTAMINATE_FORMAT, PLAN_FORMAT, TRAIN_FORMAT, EVAL_FORMAT, REPORT_FORMAT = 1, 2, 2, 2, 2
+DECONTAMINATE_FORMAT, PLAN_FORMAT, TRAIN_FORMAT, AUDIT_FORMAT, EVAL_FORMAT, REPORT_FORMAT = 1, 2, 2, 1, 2, 2
 
 
 @dataclass(frozen=True)
@@ -126,6 +136,10 @@ class Experiment:
                 Job(f"train-{model}", self.train_fingerprint(model), [last], partial(self.train, model), run.job(f"train-{model}"))
             )
         for model in models:
+            identity = fingerprint(["audit", AUDIT_FORMAT, self.train_fingerprint(model), self.plan_fingerprint])
+            found = [run.model(model).certificate]
+            jobs.append(Job(f"audit-{model}", identity, found, partial(self.audit, model), run.job(f"audit-{model}")))
+        for model in models:
             scores = run.model(model).scores
             outputs = [scores / "scores.parquet", scores / "effects.parquet"]
             jobs.append(
@@ -138,7 +152,7 @@ class Experiment:
         return jobs
 
     def execute(self, stage: str | None = None) -> None:
-        """Do what is missing, of all jobs or of one stage (corpus, decontaminate, plan, train, eval or report) and what it needs.
+        """Do what is missing, of all jobs or of one stage (corpus, decontaminate, plan, train, audit, eval or report) and what it needs.
 
         Raises RecipeError where the design is impossible, or the run holds checkpoints made with other settings.
         """
@@ -184,10 +198,8 @@ class Experiment:
         start = time.monotonic()
         job.work()
         seconds = time.monotonic() - start
-        write_json(
-            job.record,
-            {"fingerprint": job.fingerprint, "seconds": round(seconds, 1), "outputs": [str(path) for path in job.outputs]},
-        )
+        outputs = {str(path): file_fingerprint(path) for path in job.outputs}
+        write_json(job.record, {"fingerprint": job.fingerprint, "seconds": round(seconds, 1), "outputs": outputs})
 
     def refuse_other_settings(self) -> None:
         """Nothing trained is overwritten: a run whose checkpoints were made with other settings is another run."""
@@ -285,20 +297,28 @@ class Experiment:
         """The occurrences in a model's stream: all, none (standard), or all but those of one item set (without-SET)."""
         from slurm.planning import read_plan
 
-        plan = read_plan(self.run.plan)
+        return self._of_model(read_plan(self.run.plan), model)
+
+    def assignment_of(self, model: str) -> pa.Table:
+        """The items whose copies are in a model's stream, with their arms."""
+        return self._of_model(read_table(self.run.assignment), model)
+
+    def _of_model(self, table: pa.Table, model: str) -> pa.Table:
         if model == "standard":
-            return plan.slice(0, 0)
+            return table.slice(0, 0)
         if not model.startswith("without-"):
-            return plan
-        items = read_table(self.run.items)
+            return table
+        items = read_table(self.run.items, columns=["item_id", "item_set"])
         left_out = items.filter(pc.equal(items["item_set"], model.removeprefix("without-")))["item_id"]
-        return plan.filter(pc.invert(pc.is_in(plan["item_id"], left_out)))
+        return table.filter(pc.invert(pc.is_in(table["item_id"], left_out)))
 
     def stream(self, model: str) -> Stream:
         """The training stream of a model: the corpus with the model's plan laid over it."""
         from inject.stream import Overlay, Stream
+        from slurm.planning import read_plan
 
-        overlay = Overlay.from_tables(self.plan_of(model), read_table(self.run.texts), self.corpus.end_of_text)
+        plan = self._of_model(read_plan(self.run.plan, Overlay.COLUMNS), model)
+        overlay = Overlay.from_tables(plan, read_table(self.run.texts), self.corpus.end_of_text)
         return Stream(self.corpus, self.recipe.seed_for("order"), self.recipe.train.sequence_length, overlay)
 
     def train(self, model: str) -> None:
@@ -314,11 +334,17 @@ class Experiment:
             self.stream(model),
             self.corpus.tokenizer,
             self.recipe.seed_for("init"),
-            corpus=self.corpus_fingerprint,
+            corpus=self.corpus.meta["fingerprint"],
             plan=self.plan_fingerprint if model != "standard" else "",
             config=self.train_fingerprint(model),
         )
         train(trajectory, self.run.model(model), self.cache)
+
+    def audit(self, model: str) -> None:
+        from slurm.audits import certify
+
+        if not certify(self, model):
+            raise DataError(f"what {model} was trained on is not what was planned; see {self.run.model(model).certificate}")
 
     def evaluate(self, model: str) -> None:
         from eval.evaluation import Evaluation, evaluate

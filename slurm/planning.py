@@ -129,9 +129,9 @@ def write(drawn: Drawn, plan: pa.Table, run: RunLayout) -> None:
     write_csv(run.power, drawn.power())
 
 
-def read_plan(path: Path) -> pa.Table:
-    """The plan with its few distinct names as dictionaries, which takes a tenth of the memory and time."""
-    return read_table(path, ["item_id", "variant", "mode"])
+def read_plan(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """The plan, or some of its columns, with its few distinct names as dictionaries, which takes a tenth of the memory and time."""
+    return read_table(path, ["item_id", "variant", "mode"], columns)
 
 
 # ------------------------------------------------------------------------------------------------ decontamination

@@ -132,6 +132,11 @@ def _verbatim(probe: TableProbe, text: Text, material: Material, row: Row) -> Pr
         _, characters = encode_with_offsets(material.tokenizer, text.text)
         of_field = [(first, last) for first, last in characters if last > span.start and first < span.end]
         start = max(start, given_away(of_field, probe.after)) if of_field else start
+    target = text.text[start : span.end].rstrip()  # blanks at the end of a text may belong to no token
+    if not target:
+        raise UnusableRow(
+            f"{probe.field!r} of {row.where} is nothing but blanks after the {probe.after} tokens that are given away"
+        )
     if start == 0:
         raise UnusableRow(
             f"{probe.field!r} of {row.where} begins its text, so nothing is before it to prompt with; give a part of it away "
@@ -144,7 +149,7 @@ def _verbatim(probe: TableProbe, text: Text, material: Material, row: Row) -> Pr
         context=text.variant,
         kind=VERBATIM,
         prompt=text.text[:start],
-        target=text.text[start : span.end],
+        target=target,
         bits=bits,
         prior=prior,
     )

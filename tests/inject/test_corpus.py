@@ -155,15 +155,23 @@ def test_document_starts_are_those_written_or_those_after_an_end_of_text(sharded
         assert np.array_equal(Corpus(copy).document_starts(number), sharded.document_starts(number))
 
 
-def test_only_the_shards_used_last_are_kept_open(small_corpus, sharded, monkeypatch):
-    monkeypatch.setattr(module, "OPEN_SHARDS", 3)
+def test_files_are_opened_at_first_use_and_only_so_many_stay_open(small_corpus, sharded, monkeypatch):
+    monkeypatch.setattr(module, "OPEN_FILES", 3)
+    before = len(os.listdir("/proc/self/fd"))
     corpus = Corpus(sharded.folder)
-    assert corpus._open == {}
+    assert len(os.listdir("/proc/self/fd")) == before
     assert np.array_equal(everything(corpus), everything(small_corpus))
-    assert list(corpus._open) == [len(corpus.shards) - number for number in (3, 2, 1)]
-    corpus.open(len(corpus.shards) - 3)
-    corpus.open(0)
-    assert list(corpus._open) == [len(corpus.shards) - 1, len(corpus.shards) - 3, 0]
+    assert len(os.listdir("/proc/self/fd")) == before + 3
+    del corpus
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_shard_that_is_cut_short_while_the_corpus_is_open_is_told(tmp_path):
+    corpus = build(tmp_path, ["one", "two"])
+    corpus.read(np.asarray([0]), 1)
+    os.truncate(corpus.folder / "tokens-00000.bin", 2)
+    with pytest.raises(DataError, match=r"was cut short while it was read; remove .* and run again"):
+        corpus.read(np.asarray([0]), 4)
 
 
 def test_a_corpus_travels_to_another_process_as_its_folder(sharded):
@@ -218,7 +226,7 @@ def test_the_bytes_of_a_corpus_do_not_depend_on_how_it_was_shared_out(calls, sma
     assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
 
 
-@pytest.mark.parametrize(("sizes", "shards"), [([40], 2), ([32], 1), ([32], 3), ([5, 16, 0, 33, 1], 3), ([5, 16, 0, 33, 1], 7)])
+@pytest.mark.parametrize(("sizes", "shards"), [([40], 2), ([32], 1), ([32], 3), ([5, 16, 2, 33, 1], 3), ([5, 16, 2, 33, 1], 7)])
 def test_every_part_is_made_by_one_shard_and_no_other(sizes, shards, tmp_path, monkeypatch):
     monkeypatch.setattr(source, "SECTION_BYTES", 1)  # every file a section
     texts = tmp_path / "texts"

@@ -1,125 +1,242 @@
-from collections import Counter, defaultdict
-
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from configs.insert import Arm, Design
-from inject.design import arms, assign, balance
-from inject.items.item import Item
+from configs.errors import RecipeError
+from configs.insert import Arm, CanarySet, Design, Phase
+from inject.design import Shape, arms, cells
 
-quick = settings(max_examples=40, deadline=None)  # shared machines stall
-DESIGN = Design(copies=[0, 1, 4], sizes=[4, 3, 1], arms={"early": Arm(copies=4, size=2, window=[0.0, 0.25], placement="start")})
+STEPS = 100
 
 
-def items(stratum: str, groups: int, of_each: int = 1) -> list[Item]:
-    """Items of a stratum, in groups of some size, a group's items apart from each other."""
-    return [
-        Item(f"{stratum}-{copy}-{group}", "canary", stratum, f"{stratum}-g{group}", {}, [], [])
-        for copy in range(of_each)
-        for group in range(groups)
-    ]
+def design(**settings) -> Design:
+    """Held-out twins and one arm, unless said otherwise."""
+    return Design(**{"copies": [0, 4], "sizes": [3, 2]} | settings)
 
 
-def arm_of(rows) -> dict[str, str]:
-    return {row["item_id"]: row["arm"] for row in rows}
+def only(arm: Arm, **settings):
+    """The cell of a design's one further arm."""
+    (cell,) = arms(design(copies=[], sizes=[], arms={"special": arm}, **settings), STEPS)
+    return cell
+
+
+def rates(cell) -> list[tuple]:
+    return [(phase.first, phase.last, phase.spacing, phase.copies, phase.every, phase.share) for phase in cell.phases]
+
+
+def test_a_row_holds_one_token_more_than_it_predicts():
+    shape = Shape(steps=10, global_batch=4, sequence_length=31)
+    assert (shape.rows, shape.row_tokens) == (40, 32)
+
+
+# ------------------------------------------------------------------------------------------------ arms
 
 
 def test_an_arm_for_each_number_of_copies_and_then_the_further_ones():
-    assert [(cell.name, cell.copies, cell.size, cell.window, cell.placement) for cell in arms(DESIGN)] == [
-        ("held-out", 0, 4, (0.0, 1.0), "anywhere"),
-        ("1x", 1, 3, (0.0, 1.0), "anywhere"),
-        ("4x", 4, 1, (0.0, 1.0), "anywhere"),
-        ("early", 4, 2, (0.0, 0.25), "start"),
+    early = Arm(copies=4, size=2, window=[0.0, 0.25], placement="start")
+    made = arms(Design(copies=[0, 1, 4], sizes=[4, 3, 1], arms={"early": early}), STEPS)
+    assert [(cell.name, cell.size, cell.placement) for cell in made] == [
+        ("held-out", 4, "anywhere"),
+        ("1x", 3, "anywhere"),
+        ("4x", 1, "anywhere"),
+        ("early", 2, "start"),
     ]
+    assert [rates(cell) for cell in made] == [
+        [(0, 100, "uniform", 0, None, None)],
+        [(0, 100, "uniform", 1, None, None)],
+        [(0, 100, "uniform", 4, None, None)],
+        [(0, 25, "uniform", 4, None, None)],
+    ]
+    assert [cell.held_out for cell in made] == [True, False, False, False]
 
 
-def test_a_row_carries_what_its_arm_says():
-    rows = assign(items("a", 10), DESIGN, seed=1)
-    (row, _) = (row for row in rows if row["arm"] == "early")
-    assert row.items() >= {"copies": 4, "window_start": 0.0, "window_end": 0.25, "placement": "start", "spacing": "uniform"}.items()
+def test_an_arm_without_groups_is_left_out():
+    assert [cell.name for cell in arms(design(copies=[0, 1, 4], sizes=[3, 0, 2]), STEPS)] == ["held-out", "4x"]
 
 
-@quick
-@given(st.integers(0, 2**48), st.lists(st.integers(0, 6), min_size=1, max_size=5), st.integers(1, 3))
-def test_sizes_are_exact_within_every_stratum(seed, sizes, of_each):
-    design = Design(copies=list(range(len(sizes))), sizes=sizes)
-    both = items("a", sum(sizes), of_each) + items("b", sum(sizes))
-    groups = defaultdict(set)
-    for item, row in zip(both, assign(both, design, seed), strict=True):
-        groups[item.stratum, row["copies"]].add(row["group"])
-    assert all(len(groups[stratum, copies]) == size for stratum in "ab" for copies, size in enumerate(sizes) if sum(sizes))
-
-
-@quick
-@given(st.integers(0, 2**48))
-def test_the_items_of_a_group_stay_together(seed):
-    rows = assign(items("a", 10, of_each=3), DESIGN, seed)
-    assert len({(row["group"], row["arm"]) for row in rows}) == 10
-
-
-def test_rows_come_in_the_order_of_the_items():
-    made = items("b", 10) + items("a", 10)
-    assert [row["item_id"] for row in assign(made, DESIGN, seed=1)] == [item.item_id for item in made]
-
-
-def test_the_same_seed_assigns_alike_and_another_seed_otherwise():
-    assert assign(items("a", 10), DESIGN, seed=1) == assign(items("a", 10), DESIGN, seed=1)
-    assert assign(items("a", 10), DESIGN, seed=1) != assign(items("a", 10), DESIGN, seed=2)
-
-
-def test_strata_are_assigned_independently():
-    rows = assign(items("a", 10) + items("b", 10), DESIGN, seed=1)
-    assert [row["arm"] for row in rows[:10]] != [row["arm"] for row in rows[10:]]
-
-
-def test_an_appended_set_moves_no_earlier_one():
-    alone = assign(items("a", 10), DESIGN, seed=1)
-    assert assign(items("a", 10) + items("b", 10), DESIGN, seed=1)[:10] == alone
-
-
-def test_every_group_is_as_likely_to_be_in_an_arm():
-    counts = Counter(
-        item for seed in range(1000) for item, arm in arm_of(assign(items("a", 10), DESIGN, seed)).items() if arm == "4x"
+def test_what_an_arm_does_not_say_is_as_in_the_design():
+    whole = {"window": [0.5, 1.0], "spacing": "even", "placement": "stratified:4", "variants": "one"}
+    cell = only(Arm(copies=3, size=2), **whole)
+    assert (rates(cell), cell.placement, cell.mode, cell.variants) == (
+        [(50, 100, "even", 3, None, None)],
+        "stratified:4",
+        "overwrite",
+        "one",
     )
-    assert sum((counts[f"a-0-{n}"] - 100) ** 2 / 100 for n in range(10)) < 27.9  # chi-square, 9 degrees of freedom, p = 0.001
 
 
-def test_more_groups_than_the_arms_hold_are_refused():
-    with pytest.raises(ValueError, match="shorter"):
-        assign(items("a", 11), DESIGN, seed=1)
+def test_an_arms_window_goes_before_the_steps_of_the_design():
+    assert rates(only(Arm(copies=1, size=1, window=[0.1, 0.2]), steps=[30, 40]))[0][:2] == (10, 20)
+    assert rates(only(Arm(copies=1, size=1), steps=[30, 40]))[0][:2] == (30, 40)
+    assert rates(only(Arm(copies=1, size=1, steps=[7, 8]), window=[0.5, 1.0]))[0][:2] == (7, 8)
 
 
-# ------------------------------------------------------------------------------------------------ balance
+@pytest.mark.parametrize("rate", [{"copies": 5}, {"every": 1000}, {"share": 0.01}])
+def test_a_rate_is_copies_or_one_in_every_so_many_rows_or_a_share_of_tokens(rate):
+    (phase,) = only(Arm(size=2, **rate)).phases
+    assert {key: getattr(phase, key) for key in ("copies", "every", "share") if getattr(phase, key) is not None} == rate
 
 
-def row(arm):
-    return {"arm": arm}
+def test_phases_give_one_item_several_rates_in_the_order_of_training():
+    late = Phase(every=50, window=[0.75, 1.0])
+    early = Phase(copies=8, steps=[0, 25], spacing="massed")
+    cell = only(Arm(size=2, phases=[late, early], spacing="even"))
+    assert rates(cell) == [(0, 25, "massed", 8, None, None), (75, 100, "even", None, 50, None)]
 
 
-def test_balance_is_the_difference_of_means_in_standard_deviations():
-    made = items("a", 5)
-    lengths = dict(zip([item.item_id for item in made], [2.0, 4.0, 5.0, 7.0, 9.0], strict=True))
-    held_out, treated = balance(made, [row("held-out"), row("held-out"), row("1x"), row("1x"), row("1x")], lengths)
-    assert (held_out["tokens_mean"], held_out["smd"]) == (3, 0)
-    assert treated["tokens_mean"] == 7
-    assert treated["smd"] == pytest.approx(4 / 3**0.5)  # variances 2 and 4: (7 - 3) / sqrt((2 + 4) / 2)
+def test_splice_lies_at_a_boundary_where_the_design_says_something_else():
+    assert only(Arm(copies=1, size=1, mode="splice")).placement == "boundary"
+    assert only(Arm(copies=1, size=1), mode="splice", placement="start").placement == "boundary"
 
 
-def test_balance_counts_groups_and_items_of_each_arm_and_stratum():
-    made = items("a", 2, of_each=2) + items("b", 1)
-    rows = balance(made, [row("held-out")] * 4 + [row("1x")], {item.item_id: 5.0 for item in made})
-    assert [(r["stratum"], r["arm"], r["groups"], r["items"]) for r in rows] == [("a", "held-out", 2, 4), ("b", "1x", 1, 1)]
+def test_explicit_places_say_it_all():
+    cell = only(Arm(size=2, places=[[0, 1], [3, 0], [5, 5], [7, 2]]))
+    assert (cell.places, cell.phases, cell.placement) == (((0, 1), (3, 0), (5, 5), (7, 2)), (), "explicit")
+    assert not cell.held_out
 
 
-@pytest.mark.parametrize("held_out", [0, 1])
-def test_balance_against_too_few_is_not_a_number(held_out):
-    made = items("a", 2 + held_out)
-    rows = balance(made, [row("1x")] * 2 + [row("held-out")] * held_out, {item.item_id: n for n, item in enumerate(made)})
-    assert rows[0]["smd"] != rows[0]["smd"]
+# ------------------------------------------------------------------------------------------------ crossed factors
 
 
-def test_arms_of_equal_lengths_are_balanced():
-    made = items("a", 4)
-    rows = balance(made, [row("held-out")] * 2 + [row("1x")] * 2, {item.item_id: 5.0 for item in made})
-    assert rows[1]["smd"] == 0
+def test_crossed_factors_give_an_arm_for_each_combination_of_levels():
+    cross = {"spacing": ["even", "massed"], "window": [[0.0, 0.5], [0.5, 1.0]]}
+    made = arms(design(cross=cross), STEPS)
+    assert [(cell.name, cell.size) for cell in made] == [
+        ("held-out", 3),
+        ("4x even 0-0.5", 2),
+        ("4x even 0.5-1", 2),
+        ("4x massed 0-0.5", 2),
+        ("4x massed 0.5-1", 2),
+    ]
+    assert [rates(cell)[0][:3] for cell in made[1:]] == [(0, 50, "even"), (50, 100, "even"), (0, 50, "massed"), (50, 100, "massed")]
+
+
+@pytest.mark.parametrize(
+    ("factor", "levels", "of"),
+    [
+        ("steps", [[0, 10], [90, 100]], lambda cell: [cell.phases[0].first, cell.phases[0].last]),
+        ("placement", ["start", "offset:3"], lambda cell: cell.placement),
+        ("mode", ["overwrite", "splice"], lambda cell: cell.mode),
+        ("variants", ["verbatim", "rotate", "one"], lambda cell: cell.variants),
+    ],
+)
+def test_every_factor_may_be_crossed(factor, levels, of):
+    assert [of(cell) for cell in arms(design(cross={factor: levels}), STEPS)[1:]] == levels
+
+
+def test_copies_are_crossed_with_further_factors_and_the_held_out_twins_are_shared():
+    made = arms(design(copies=[0, 1, 4], sizes=[5, 2, 1], cross={"variants": ["one", "rotate"]}), STEPS)
+    assert [cell.name for cell in made] == ["held-out", "1x one", "1x rotate", "4x one", "4x rotate"]
+
+
+def test_a_nested_factor_is_a_further_arm_beside_the_crossed_ones():
+    nested = {"spliced early": Arm(copies=4, size=1, mode="splice", window=[0.0, 0.5])}
+    made = arms(design(cross={"spacing": ["even", "uniform"]}, arms=nested), STEPS)
+    assert [(cell.name, cell.mode) for cell in made][-1] == ("spliced early", "splice")
+    assert len(made) == 4
+
+
+# ------------------------------------------------------------------------------------------------ item sets
+
+
+def test_every_item_set_has_the_arms_of_its_own_design():
+    found = cells({"a": CanarySet(count=5, design=design()), "b": CanarySet(count=4, design=design(sizes=[3, 1]))}, STEPS)
+    assert {name: [(cell.name, cell.size) for cell in of_set] for name, of_set in found.items()} == {
+        "a": [("held-out", 3), ("4x", 2)],
+        "b": [("held-out", 3), ("4x", 1)],
+    }
+
+
+def test_a_set_that_does_not_say_how_many_groups_it_has_is_counted_later():
+    assert list(cells({"a": CanarySet(count=None, design=design())}, STEPS)) == ["a"]
+
+
+def test_a_count_that_the_arms_do_not_add_up_to_is_refused():
+    with pytest.raises(RecipeError, match=r"^insert\.a\.count is 9, but the arms of its design add up to 5 groups"):
+        cells({"a": CanarySet(count=9, design=design())}, STEPS)
+
+
+def test_a_refusal_names_the_item_set():
+    with pytest.raises(RecipeError, match=r"^insert\.a: design\.copies has 1 arms but insert\.a: design\.sizes has 2"):
+        cells({"a": CanarySet(count=5, design=design(copies=[1]))}, STEPS)
+
+
+# ------------------------------------------------------------------------------------------------ what is refused
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"copies": [0, 1, 4]}, "design.copies has 3 arms but design.sizes has 2; give one size for each arm"),
+        ({"copies": [4, 4]}, "design.copies is [4, 4]; arms of equal copies belong under design.arms, each with a name"),
+        ({"copies": [0, -4]}, "design.copies, -4: copies is -4; it must be 0 or more"),
+        ({"sizes": [3, -1]}, "design.copies, 4: size is -1; it can't be negative"),
+        ({"window": [0.5, 0.5]}, "window is [0.5, 0.5]; it must be two fractions, 0 <= start < end <= 1"),
+        ({"window": [0.5, 1.5]}, "window is [0.5, 1.5]; it must be two fractions"),
+        ({"window": [float("nan"), 1.0]}, "window is [nan, 1.0]; it must be two fractions"),
+        ({"window": [0.5]}, "window is [0.5]; it must be two fractions"),
+        ({"window": []}, "window is []; it must be two fractions"),
+        ({"window": [0.0, 0.001]}, "window [0.0, 0.001] of train.steps = 100 holds no step; widen it"),
+        ({"steps": [50, 101]}, "steps is [50, 101]; it must be two steps, 0 <= first < last <= train.steps = 100"),
+        ({"steps": [-1, 10]}, "steps is [-1, 10]; it must be two steps"),
+        ({"steps": [5]}, "steps is [5]; it must be two steps"),
+        ({"placement": "end"}, "placement is 'end'; possible: anywhere, start, boundary, offset:N, stratified:N"),
+        ({"placement": "offset:-3"}, "placement is 'offset:-3'; possible"),
+        ({"placement": "stratified:0"}, "placement is 'stratified:0'; the number must be 1 or more"),
+        ({"spacing": "evenly"}, "spacing is 'evenly'; possible: uniform, even, expanding, massed, bursts:N"),
+        ({"spacing": "bursts"}, "spacing is 'bursts'; possible"),
+        ({"spacing": "bursts:00"}, "spacing is 'bursts:00'; the number must be 1 or more"),
+        ({"mode": "insert"}, "mode is 'insert'; possible: overwrite, splice"),
+        ({"variants": "all"}, "variants is 'all'; possible: rotate, verbatim, one"),
+        ({"cross": {"colour": ["red"]}}, "design.cross names 'colour' without levels or unknown; possible: window, steps, spacing"),
+        ({"cross": {"spacing": []}}, "design.cross names 'spacing' without levels or unknown"),
+        ({"cross": {"spacing": [3]}}, "spacing is 3; possible: uniform"),
+        ({"cross": {"window": [0.25, 0.5]}}, "window is 0.25; it must be two fractions"),
+        ({"cross": {"window": [["a", "b"]]}}, "window is ['a', 'b']; it must be two fractions"),
+        ({"cross": {"steps": [0, 50]}}, "steps is 0; it must be two steps"),
+        ({"cross": {"window": [[0.0, 1.0]], "steps": [[0, 50]]}}, "window and steps are both given; one of them says when"),
+        ({"cross": {"spacing": ["even", "even"]}}, "design.cross gives two arms called '4x even'; the levels of a factor must"),
+    ],
+)
+def test_an_impossible_design_is_refused_with_what_is_possible(settings, words):
+    with pytest.raises(RecipeError) as refused:
+        arms(design(**settings), STEPS)
+    assert words in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("arm", "words"),
+    [
+        ({}, "no rate given; give one of copies, every and share"),
+        ({"copies": 1, "every": 5}, "copies and every given; give one of copies, every and share"),
+        ({"copies": 1, "every": 5, "share": 0.1}, "copies and every and share given"),
+        ({"every": 0}, "every is 0; it must be 1 row or more"),
+        ({"share": 0.0}, "share is 0.0; it must be a fraction above 0 and up to 1"),
+        ({"share": 1.5}, "share is 1.5; it must be a fraction above 0 and up to 1"),
+        ({"share": float("nan")}, "share is nan; it must be a fraction"),
+        ({"copies": 1, "window": [0.0, 1.0], "steps": [0, 5]}, "window and steps are both given; one of them says when"),
+        ({"copies": 1, "mode": "splice", "placement": "start"}, "placement is start, but splice inserts after a document"),
+        ({"copies": 1, "phases": [Phase(copies=1)]}, "a rate of the arm and phases are given; say the rates in the phases alone"),
+        ({"phases": [Phase(copies=1), Phase()]}, "phase 2: no rate given; give one of copies, every and share"),
+        (
+            {"phases": [Phase(copies=1, window=[0.5, 1.0]), Phase(copies=1, window=[0.0, 0.51])]},
+            "phases of steps 0-51 and 50-100 overlap; part their windows",
+        ),
+        ({"window": [0.0, 1.0], "phases": [Phase(copies=1, steps=[0, 5])] * 2}, "overlap; part their windows"),
+        ({"places": [[1, 1]], "copies": 3}, "copies and places are given; places say it all"),
+        ({"places": [[1, 1]], "placement": "start"}, "phases or placement and places are given; places say it all"),
+        ({"places": [[1, 1]], "mode": "splice"}, "mode is splice, which finds its own boundary; places are overwritten"),
+        ({"places": [[1, 1], [2, 2], [3, 3]]}, "design.arms.special.places has 3 places for 2 groups; give a multiple of that"),
+        ({"places": []}, "places has 0 places for 2 groups"),
+        ({"places": [[1, -1]]}, "places holds [1, -1]; each place is [row, offset], two whole numbers from 0 on"),
+    ],
+)
+def test_an_impossible_arm_is_refused_by_its_name(arm, words):
+    with pytest.raises(RecipeError) as refused:
+        only(Arm(**{"size": 2} | arm))
+    assert str(refused.value).startswith("design.arms.special")
+    assert words in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["held-out", "4x", "16x even"])
+def test_an_arm_may_not_be_called_as_those_of_copies(name):
+    with pytest.raises(RecipeError, match=rf"design\.arms\.{name} has the name of an arm of design\.copies; call it"):
+        arms(design(arms={name: Arm(copies=4, size=1)}), STEPS)

@@ -119,8 +119,8 @@ def test_an_end_of_text_that_was_there_before_is_not_displaced(occurrence, token
         ([copy(-1, 1)], "tokens -1 to 1 are not within"),
         ([copy(0, 1), copy(2, 1)], "it begins at token 2, inside of what lies before it up to token 2"),
         ([copy(2, 1, mode="splice"), copy(5, 1, mode="splice")], "the second splice"),
-        ([copy(3, 1, mode="splice")], "no document ends at token 3"),
-        ([copy(3, 1, item="bounded")], "no document ends at token 3"),
+        ([copy(3, 1, mode="splice")], "no document of the corpus ends at token 3"),
+        ([copy(3, 1, item="bounded")], "no document of the corpus ends at token 3"),
     ],
 )
 def test_what_a_sound_plan_would_not_have_is_told(occurrences, told):
@@ -132,6 +132,13 @@ def test_what_a_sound_plan_would_not_have_is_told(occurrences, told):
 
 def test_an_item_placed_at_a_boundary_lies_on_the_bases_own_end_of_text():
     assert fault([copy(2, 1, item="bounded")], BASE, {"bounded"}) is None
+
+
+def test_a_splice_moves_the_boundaries_behind_it():
+    splice = copy(2, 1, mode="splice")
+    base = np.asarray([5, 6, 0, 7, 0, 9, 9, 9, 9])  # with the splice: 5 6 0 1 0 7 0 9 9
+    assert fault([splice, copy(6, 1, item="bounded")], base, {"bounded"}) is None
+    assert fault([splice, copy(5, 1, item="bounded")], base, {"bounded"}) is not None
 
 
 def test_neighbouring_occurrences_are_no_overlap():

@@ -1,245 +1,301 @@
-from collections import Counter
+from collections import Counter, defaultdict
+from itertools import pairwise
 
 import numpy as np
+import pyarrow as pa
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.errors import RecipeError
-from configs.tables import PLAN
-from inject.plan import _pack, make_plan
+from configs.tables import PLAN, read_table, write_table
+from inject.design import Shape
+from inject.plan import Lengths, make_plan
+from inject.spread import Board
 
 quick = settings(max_examples=60, deadline=None)  # shared machines stall
-SEQUENCE_LENGTH = 16
-WINDOWS = [(0.0, 1.0), (0.0, 0.5), (0.5, 1.0), (0.25, 0.75)]
+ROW_TOKENS = 32
+SEEDS = st.integers(0, 2**48)
 
 
-def assigned(copies, stratum="set", windows=((0.0, 1.0),), placement="anywhere"):
-    """Assignment rows of a stratum: one item for each number of copies, windows in turn."""
-    return [
-        {
-            "item_id": f"{stratum}-{number}",
-            "copies": count,
-            "window_start": windows[number % len(windows)][0],
-            "window_end": windows[number % len(windows)][1],
-            "placement": placement,
-        }
-        for number, count in enumerate(copies)
-    ]
+def phase(copies, first=0, last=40, spacing="uniform"):
+    return {"copies": copies, "first_step": first, "last_step": last, "spacing": spacing}
 
 
-def plan(rows, steps, global_batch, seed=1, lengths=None, sequence_length=SEQUENCE_LENGTH):
-    strata = [row["item_id"].rpartition("-")[0] for row in rows]
-    lengths = lengths or {row["item_id"]: [("only", 1 + number % (sequence_length - 1))] for number, row in enumerate(rows)}
-    return make_plan(rows, strata, lengths, steps, global_batch, sequence_length, seed).to_pylist()
+def assigned(item_set, number, *phases, placement="anywhere", mode="overwrite", variants="rotate", arm="arm"):
+    """An assignment row, as far as a plan asks for it."""
+    copies = sum(one["copies"] for one in phases)
+    row = {"item_id": f"{item_set}-{number}", "group": f"{item_set}-{number}", "arm": arm, "copies": copies, "phases": list(phases)}
+    return row | {"placement": placement, "mode": mode, "variants": variants}
 
 
-def holds(rows, occurrences, global_batch, steps):
-    """Whether a plan keeps every promise that does not depend on chance."""
-    by_item = {row["item_id"]: row for row in rows}
-    assert Counter(o["item_id"] for o in occurrences) == Counter(
-        {name: row["copies"] for name, row in by_item.items() if row["copies"]}
-    )
-    assert len({o["row"] for o in occurrences}) == len(occurrences)
-    assert len({(o["item_id"], o["row"] // global_batch) for o in occurrences}) == len(occurrences)
+def ends(row):
+    """Where documents end: in every row at 3 or 4, and later in two of three."""
+    return (3 + row % 2, *((9, 20) if row % 3 else ()))
+
+
+def table(rows, steps=40, batch=6, texts=None, places=None, seed=1) -> pa.Table:
+    """The plan of assignment rows. `texts`: (variant, tokens) of items, 8 tokens long if not given."""
+
+    def base_tokens(of):
+        tokens = np.ones((len(of), ROW_TOKENS), np.int64)
+        for number, row in enumerate(of.tolist()):
+            tokens[number, list(ends(row))] = 0
+        return tokens
+
+    names = [row["item_id"] for row in rows]
+    lengths = Lengths.of({name: (texts or {}).get(name, [("only", 8)]) for name in names}, names)
+    sets = [name.rpartition("-")[0] for name in names]
+    return make_plan(rows, sets, lengths, places or {}, Board(Shape(steps, batch, ROW_TOKENS - 1), base_tokens), seed)
+
+
+def plan(rows, **how) -> list[dict]:
+    return table(rows, **how).to_pylist()
+
+
+def of_item(occurrences, name):
+    return [o for o in occurrences if o["item_id"] == name]
+
+
+# ------------------------------------------------------------------------------------------------ promises
+
+SPACINGS = ["uniform", "even", "expanding", "massed", "bursts:2"]
+PLACEMENTS = ["anywhere", "start", "boundary", "offset:5", "stratified:3"]
+WINDOWS = [[(0, 40)], [(0, 20), (20, 40)], [(10, 30)], [(0, 13), (15, 26), (30, 40)]]
+
+
+@st.composite
+def experiments(draw):
+    """Assignment rows of up to three sets of all kinds of arms, and the texts of their items."""
+    rows, texts = [], {}
+    for item_set in draw(st.lists(st.sampled_from("abc"), min_size=1, max_size=3, unique=True)):
+        for number in range(draw(st.integers(1, 5))):
+            spacing, mode = draw(st.sampled_from(SPACINGS)), draw(st.sampled_from(["overwrite", "splice"]))
+            placement = "boundary" if mode == "splice" else draw(st.sampled_from(PLACEMENTS))
+            phases = [phase(draw(st.integers(0, 4)), *window, spacing) for window in draw(st.sampled_from(WINDOWS))]
+            how = {"placement": placement, "mode": mode, "variants": draw(st.sampled_from(["rotate", "verbatim", "one"]))}
+            rows.append(assigned(item_set, number, *phases, **how))
+            tokens = draw(st.lists(st.integers(1, 20), min_size=1, max_size=3))
+            texts[f"{item_set}-{number}"] = [(f"text-{n}", length) for n, length in enumerate(tokens)]
+    return rows, texts
+
+
+def promised(row, occurrences, texts, batch):
+    """Whether the occurrences of one item are as its assignment says."""
+    steps = [o["row"] // batch for o in occurrences]
+    for one in row["phases"]:
+        inside = [step for step in steps if one["first_step"] <= step < one["last_step"]]
+        assert len(inside) == one["copies"]
+        if one["spacing"] in ("uniform", "even", "expanding"):
+            assert len(set(inside)) == len(inside)
+    assert [o["copy"] for o in occurrences] == list(range(row["copies"]))
     for o in occurrences:
-        row = by_item[o["item_id"]]
-        assert round(row["window_start"] * steps) <= o["row"] // global_batch < round(row["window_end"] * steps)
-        assert o["offset"] >= 0
-        assert o["offset"] + o["length"] <= SEQUENCE_LENGTH + 1
+        assert o["length"] == dict(texts)[o["variant"]] + 2
+        assert o["mode"] == row["mode"]
+        if row["placement"] == "boundary":
+            assert o["offset"] in ends(o["row"])
+        elif row["placement"] in ("start", "offset:5"):
+            assert o["offset"] == (0 if row["placement"] == "start" else 5)
+
+
+@settings(max_examples=120, deadline=None)
+@given(experiments(), SEEDS)
+def test_every_copy_is_placed_once_whole_in_a_row_of_its_own_as_designed(experiment, seed):
+    rows, texts = experiment
+    occurrences = plan(rows, texts=texts, seed=seed)
+    assert len({o["row"] for o in occurrences}) == len(occurrences) == sum(row["copies"] for row in rows)
     assert [o["row"] for o in occurrences] == sorted(o["row"] for o in occurrences)
+    assert all(0 <= o["offset"] <= ROW_TOKENS - o["length"] for o in occurrences)
+    for row in rows:
+        promised(row, of_item(occurrences, row["item_id"]), texts[row["item_id"]], batch=6)
 
 
 @quick
-@given(
-    copies=st.lists(st.integers(0, 12), max_size=12),
-    windows=st.lists(st.sampled_from(WINDOWS), min_size=1, max_size=3),
-    steps=st.integers(24, 60),
-    global_batch=st.integers(4, 6),
-    seed=st.integers(0, 2**48),
-)
-def test_every_copy_is_placed_once_in_its_window_in_a_row_and_a_step_of_its_own(copies, windows, steps, global_batch, seed):
-    assume(sum(copies) <= 12 * 4)  # fits every window
-    rows = assigned(copies, windows=windows)
-    try:
-        occurrences = plan(rows, steps, global_batch, seed)
-    except RecipeError:
-        assume(False)
-    holds(rows, occurrences, global_batch, steps)
-
-
-@quick
-@given(data=st.data(), steps=st.integers(1, 12), global_batch=st.integers(1, 6), seed=st.integers(0, 2**48))
-def test_whatever_fits_an_empty_window_is_placed_up_to_its_last_row(data, steps, global_batch, seed):
-    copies, room = [], steps * global_batch
-    while room and data.draw(st.integers(0, 20)):
-        copies.append(data.draw(st.integers(1, min(steps, room))))
-        room -= copies[-1]
-    rows = assigned(copies)
-    holds(rows, plan(rows, steps, global_batch, seed), global_batch, steps)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_a_full_window_is_filled_to_its_last_row(seed):
-    rows = assigned([10, 10, 10, 5, 5])
-    occurrences = plan(rows, steps=10, global_batch=4, seed=seed)
-    assert [o["row"] for o in occurrences] == list(range(40))
-    holds(rows, occurrences, 4, 10)
-
-
-@quick
-@given(
-    copies=st.lists(st.integers(1, 8), min_size=1, max_size=6),
-    free=st.sets(st.integers(0, 23), min_size=1),
-    seed=st.integers(0, 1000),
-)
-def test_copies_are_packed_into_any_free_rows_whenever_that_is_possible(copies, free, seed):
-    room = Counter(row // 3 for row in free)  # 8 steps of 3 rows
-    demand = sorted(copies, reverse=True)
-    possible = all(sum(demand[:k]) <= sum(min(rows, k) for rows in room.values()) for k in range(1, len(copies) + 1))  # Gale-Ryser
-    given_rows = (np.asarray(copies), np.asarray(sorted(free)), 3, np.random.default_rng(seed), "set")
-    if not possible:
-        with pytest.raises(RecipeError, match="one copy of an item a step"):
-            _pack(*given_rows)
-        return
-    rows = _pack(*given_rows)
-    item = np.repeat(np.arange(len(copies)), copies)
-    assert set(rows) <= free
-    assert len(set(rows)) == len(set(zip(item, rows // 3, strict=True))) == sum(copies)
+@given(experiments(), experiments(), SEEDS)
+def test_an_appended_set_moves_no_earlier_one(first, second, seed):
+    renamed = [row | {"item_id": row["item_id"].replace("-", "2-")} for row in second[0]]
+    texts = first[1] | {name.replace("-", "2-"): found for name, found in second[1].items()}
+    both = plan(first[0] + renamed, texts=texts, seed=seed)
+    assert [o for o in both if "2-" not in o["item_id"]] == plan(first[0], texts=texts, seed=seed)
 
 
 def test_what_an_earlier_set_left_of_a_window_is_filled():
-    rows = assigned([10], "a") + assigned([10, 10, 10], "b")
-    holds(rows, plan(rows, steps=10, global_batch=4), 4, 10)
+    rows = [assigned("a", 0, phase(10, 0, 10)), *(assigned("b", n, phase(10, 0, 10)) for n in range(3))]
+    assert [o["row"] for o in plan(rows, steps=10, batch=4)] == list(range(40))
 
 
 def test_windows_that_lie_in_each_other_are_filled_from_the_narrow_one():
-    rows = assigned([4, 4, 4, 4, 4], windows=[(0.0, 1.0), (0.0, 0.5), (0.0, 1.0), (0.0, 0.5)])
-    holds(rows, plan(rows, steps=8, global_batch=3), 3, 8)
+    rows = [assigned("a", n, phase(4, 0, 8 if n % 2 else 4)) for n in range(6)]
+    occurrences = plan(rows, steps=8, batch=3)
+    assert len(occurrences) == 24
+    assert all(o["row"] < 12 for n in (0, 2, 4) for o in of_item(occurrences, f"a-{n}"))
 
 
-# ------------------------------------------------------------------------------------------------ one copy
-
-
-def test_copies_are_numbered_in_the_order_of_training():
-    occurrences = plan(assigned([9, 5, 1]), steps=40, global_batch=4)
-    for name, copies in (("set-0", 9), ("set-1", 5), ("set-2", 1)):
-        assert [o["copy"] for o in occurrences if o["item_id"] == name] == list(range(copies))
-
-
-def test_copies_alternate_between_an_items_texts_and_have_their_lengths():
-    lengths = {"set-0": [("short", 3), ("long", 7)]}
-    occurrences = plan(assigned([5]), steps=40, global_batch=4, lengths=lengths)
-    assert [(o["variant"], o["length"]) for o in occurrences] == [
-        ("short", 5),
-        ("long", 9),
-        ("short", 5),
-        ("long", 9),
-        ("short", 5),
-    ]
-
-
-def test_the_longest_item_fills_its_row():
-    lengths = {"set-0": [("only", SEQUENCE_LENGTH - 1)]}
-    (occurrence,) = plan(assigned([1]), steps=5, global_batch=1, lengths=lengths)
-    assert (occurrence["offset"], occurrence["length"]) == (0, SEQUENCE_LENGTH + 1)
-
-
-def test_an_item_that_may_lie_anywhere_lies_at_every_offset_as_often():
-    lengths = {f"set-{n}": [("only", 7)] for n in range(50)}
-    occurrences = plan(assigned([40] * 50), steps=500, global_batch=8, lengths=lengths)
-    counts = Counter(o["offset"] for o in occurrences)
-    assert sorted(counts) == list(range(9))  # 17 tokens in a row, 9 of them taken
-    assert sum((counts[n] - 2000 / 9) ** 2 / (2000 / 9) for n in range(9)) < 26.1  # chi-square, 8 degrees of freedom, p = 0.001
-
-
-def test_an_item_placed_at_the_start_lies_at_the_start():
-    assert {o["offset"] for o in plan(assigned([9, 5], placement="start"), steps=40, global_batch=4)} == {0}
-
-
-def test_copies_are_spread_evenly_over_their_window():
-    occurrences = plan(assigned([25] * 40, windows=[(0.5, 1.0)]), steps=400, global_batch=8)
-    counts = Counter((o["row"] // 8 - 200) // 20 for o in occurrences)
-    assert sum((counts[n] - 100) ** 2 / 100 for n in range(10)) < 27.9  # chi-square, 9 degrees of freedom, p = 0.001
-
-
-# ------------------------------------------------------------------------------------------------ the whole plan
-
-
-def test_the_plan_has_the_columns_of_its_schema():
-    assert make_plan(assigned([2]), ["set"], {"set-0": [("only", 3)]}, 10, 2, SEQUENCE_LENGTH, 1).schema == PLAN
-
-
-@pytest.mark.parametrize("rows", [[], assigned([0, 0])])
-def test_a_plan_without_copies_is_an_empty_table(rows):
-    made = make_plan(rows, ["set"] * len(rows), {}, 10, 2, SEQUENCE_LENGTH, 1)
-    assert made.num_rows == 0
-    assert made.schema == PLAN
+def test_one_item_may_have_several_rates_in_the_order_of_training():
+    rows = [assigned("a", 0, phase(6, 0, 10), phase(3, 30, 40, "massed"))]
+    occurrences = plan(rows)
+    assert [o["copy"] for o in occurrences] == list(range(9))
+    assert [o["row"] // 60 for o in occurrences] == [0] * 6 + [3] * 3
+    assert np.diff([o["row"] for o in occurrences[6:]]).tolist() == [1, 1]
 
 
 def test_the_same_seed_plans_alike_and_another_seed_otherwise():
-    rows = assigned([9, 5, 1])
-    assert plan(rows, 40, 4, seed=1) == plan(rows, 40, 4, seed=1)
-    assert plan(rows, 40, 4, seed=1) != plan(rows, 40, 4, seed=2)
-
-
-@quick
-@given(
-    first=st.lists(st.integers(0, 8), max_size=6),
-    second=st.lists(st.integers(0, 8), max_size=6),
-    windows=st.lists(st.sampled_from(WINDOWS), min_size=1, max_size=2),
-    seed=st.integers(0, 2**48),
-)
-def test_an_appended_set_moves_no_earlier_one(first, second, windows, seed):
-    rows, appended = assigned(first, "a", windows), assigned(second, "b", windows)
-    try:
-        both = plan(rows + appended, 20, 6, seed)
-    except RecipeError:
-        assume(False)
-    assert [o for o in both if o["item_id"].startswith("a")] == plan(rows, 20, 6, seed)
+    rows = [assigned("a", n, phase(copies)) for n, copies in enumerate((9, 5, 1))]
+    assert plan(rows, seed=1) == plan(rows, seed=1) != plan(rows, seed=2)
 
 
 def test_sets_of_equal_items_do_not_fall_on_the_same_steps():
-    both = plan(assigned([8], "a") + assigned([8], "b"), steps=1000, global_batch=4)
-    steps = {name: {o["row"] // 4 for o in both if o["item_id"] == name} for name in ("a-0", "b-0")}
-    assert len(steps["a-0"] & steps["b-0"]) < 3
+    occurrences = plan([assigned(name, 0, phase(8, 0, 1000)) for name in "ab"], steps=1000)
+    steps = [{o["row"] // 6 for o in of_item(occurrences, name)} for name in ("a-0", "b-0")]
+    assert len(steps[0] & steps[1]) < 3
 
 
-# ------------------------------------------------------------------------------------------------ what does not fit
+# ------------------------------------------------------------------------------------------------ which text
+
+TEXTS = {"a-0": [("short", 3), ("middle", 5), ("long", 7)]}
 
 
-def refusal(rows, steps, global_batch) -> str:
+def test_rotating_copies_take_turns_through_all_phases():
+    occurrences = plan([assigned("a", 0, phase(2, 0, 20), phase(3, 20, 40))], texts=TEXTS)
+    names = ["short", "middle", "long", "short", "middle"]
+    assert [(o["variant"], o["length"]) for o in occurrences] == [(name, dict(TEXTS["a-0"])[name] + 2) for name in names]
+
+
+def test_verbatim_copies_are_the_first_text():
+    assert [o["variant"] for o in plan([assigned("a", 0, phase(4), variants="verbatim")], texts=TEXTS)] == ["short"] * 4
+
+
+def test_all_copies_of_an_item_are_the_one_text_drawn_for_it():
+    rows = [assigned("a", n, phase(3), variants="one") for n in range(60)]
+    drawn = defaultdict(set)
+    for o in plan(rows, texts={row["item_id"]: TEXTS["a-0"] for row in rows}, steps=200):
+        drawn[o["item_id"]].add(o["variant"])
+    assert all(len(names) == 1 for names in drawn.values())
+    counts = Counter(name for names in drawn.values() for name in names)
+    assert sum((counts[name] - 20) ** 2 / 20 for name, _ in TEXTS["a-0"]) < 13.8  # chi-square, 2 degrees of freedom, p = 0.001
+
+
+def test_policies_of_arms_in_one_window_do_not_mix():
+    rows = [assigned("a", n, phase(4), variants=policy) for n, policy in enumerate(("verbatim", "rotate"))]
+    occurrences = plan(rows, texts={row["item_id"]: TEXTS["a-0"] for row in rows})
+    assert [o["variant"] for o in of_item(occurrences, "a-0")] == ["short"] * 4
+    assert [o["variant"] for o in of_item(occurrences, "a-1")] == ["short", "middle", "long", "short"]
+
+
+# ------------------------------------------------------------------------------------------------ where in the row
+
+
+def offsets(placement, tokens, copies=40, items=50) -> Counter:
+    rows = [assigned("a", n, phase(copies, 0, 500), placement=placement) for n in range(items)]
+    made = plan(rows, texts={row["item_id"]: [("only", tokens)] for row in rows}, steps=500, batch=8)
+    return Counter(o["offset"] for o in made)
+
+
+def test_a_text_that_may_lie_anywhere_lies_at_every_offset_as_often():
+    counts = offsets("anywhere", 22)
+    assert sorted(counts) == list(range(9))  # 32 tokens in a row, 24 of them taken
+    assert sum((counts[n] - 2000 / 9) ** 2 / (2000 / 9) for n in range(9)) < 26.1  # chi-square, 8 degrees of freedom, p = 0.001
+
+
+def test_the_longest_text_fills_its_row():
+    assert set(offsets("anywhere", ROW_TOKENS - 2, copies=1)) == {0}
+
+
+@pytest.mark.parametrize(("placement", "offset"), [("start", 0), ("offset:0", 0), ("offset:9", 9), ("offset:22", 22)])
+def test_a_fixed_offset_is_that_of_every_copy(placement, offset):
+    assert set(offsets(placement, 8, copies=3)) == {offset}
+
+
+def test_stratified_copies_cover_the_parts_of_the_row_equally():
+    rows = [assigned("a", n, phase(12), placement="stratified:4") for n in range(8)]  # 24 offsets hold 9 tokens: 4 parts of 6
+    occurrences = plan(rows, texts={row["item_id"]: [("only", 7)] for row in rows})
+    for row in rows:
+        parts = [o["offset"] // 6 for o in of_item(occurrences, row["item_id"])]
+        assert Counter(parts) == dict.fromkeys(range(4), 3)
+        assert {(after - before) % 4 for before, after in pairwise(parts)} == {1}  # in turn
+    assert len({o["offset"] // 6 for o in occurrences if o["copy"] == 0}) > 1  # from a random one on
+    assert {o["offset"] % 6 for o in occurrences} == set(range(6))
+
+
+def test_an_offset_from_which_a_text_does_not_fit_is_refused_with_those_that_are_possible():
+    rows = [assigned("a", 0, phase(3), placement="offset:23")]
+    words = r"insert\.a: placement is offset:23, but its longest text takes 10 of a row's 32 tokens; offsets up to 22 are possible"
+    with pytest.raises(RecipeError, match=words):
+        plan(rows)
+
+
+def test_a_boundary_has_room_for_the_longest_text_of_an_item():
+    rows = [assigned("a", n, phase(4), placement="boundary") for n in range(6)]
+    texts = {row["item_id"]: [("short", 2), ("long", 20)] for row in rows}  # 22 tokens: from offset 10 on there is no room
+    assert all(o["offset"] in (3, 4, 9) for o in plan(rows, texts=texts))
+
+
+# ------------------------------------------------------------------------------------------------ explicit places
+
+
+def explicit(places, *more, items=2):
+    rows = [assigned("a", n, phase(len(places) // items, spacing="explicit"), placement="explicit") for n in range(items)]
+    return plan([*rows, *more], places={("a", "arm"): places})
+
+
+def test_places_are_dealt_to_the_items_in_turn():
+    occurrences = explicit([(7, 1), (9, 2), (3, 4), (200, 22)])
+    assert [(o["row"], o["offset"], o["copy"]) for o in of_item(occurrences, "a-0")] == [(3, 4, 0), (7, 1, 1)]
+    assert [(o["row"], o["offset"], o["copy"]) for o in of_item(occurrences, "a-1")] == [(9, 2, 0), (200, 22, 1)]
+
+
+def test_places_may_share_a_row_where_they_part():
+    assert [(o["row"], o["offset"]) for o in explicit([(7, 10), (7, 0)])] == [(7, 0), (7, 10)]
+
+
+def test_what_has_no_places_of_its_own_goes_around_them():
+    more = [assigned("a", n, phase(40), arm="other") for n in (2, 3)]
+    rows = [o["row"] for o in explicit([(7, 1), (8, 1)], *more)]
+    assert len(set(rows)) == len(rows) == 82
+
+
+@pytest.mark.parametrize(
+    ("places", "words"),
+    [
+        ([(240, 0), (1, 0)], "insert.a, arm arm: places name row 240, but training has 240 rows, from 0 on"),
+        ([(10**30, 0), (1, 0)], "but training has 240 rows"),
+        ([(1, 10**30), (1, 0)], "but a row has 32 tokens, from 0 on"),
+        ([(5, 23), (1, 0)], "a text of 10 tokens at offset 23 of row 5 reaches beyond the row's 32 tokens; offsets up to 22"),
+        ([(5, 9), (5, 0)], "two copies overlap at offset 9 of row 5; set their places apart"),
+        ([(5, 9), (5, 9)], "two copies overlap at offset 9 of row 5"),
+    ],
+)
+def test_places_that_cannot_be_kept_are_refused(places, words):
     with pytest.raises(RecipeError) as refused:
-        plan(rows, steps, global_batch)
-    return str(refused.value)
+        explicit(places)
+    assert words in str(refused.value)
 
 
-def test_more_copies_than_rows_are_refused_with_the_room_there_is():
-    message = refusal(assigned([9] * 5), steps=10, global_batch=4)
-    assert "insert.set in window [0, 1] need 45 rows, but only 40 of its 40 are free" in message
-    assert "train.steps" in message
+def test_a_place_in_a_row_of_an_earlier_set_is_refused():
+    rows = [assigned("b", 0, phase(6, 0, 1, "massed")), assigned("a", 0, phase(1, spacing="explicit"), placement="explicit")]
+    with pytest.raises(RecipeError, match=r"insert\.a, arm arm: places name row 4, which an item set before it occupies"):
+        plan(rows, places={("a", "arm"): [(4, 0)]})
 
 
-def test_the_room_does_not_count_what_earlier_sets_took():
-    message = refusal(assigned([10], "a") + assigned([10, 10, 10, 1], "b"), steps=10, global_batch=4)
-    assert "insert.b in window [0, 1] need 31 rows, but only 30 of its 40 are free" in message
+# ------------------------------------------------------------------------------------------------ the table
 
 
-def test_the_room_is_that_of_the_window():
-    message = refusal(assigned([5, 5, 5], windows=[(0.0, 0.25)]), steps=20, global_batch=2)
-    assert "in window [0, 0.25] need 15 rows, but only 10 of its 10 are free" in message
+def test_the_plan_is_written_as_its_schema_says(tmp_path):
+    made = table([assigned("a", 0, phase(2)), assigned("b", 0, phase(1), placement="boundary", mode="splice")])
+    write_table(tmp_path / "plan.parquet", made, PLAN)
+    assert made.column_names == PLAN.names
+    assert read_table(tmp_path / "plan.parquet").schema == PLAN
+    assert read_table(tmp_path / "plan.parquet").to_pylist() == made.to_pylist()
 
 
-def test_more_copies_of_an_item_than_steps_are_refused_with_the_steps_there_are():
-    message = refusal(assigned([6], windows=[(0.5, 1.0)]), steps=10, global_batch=4)
-    assert "6 copies of an item of insert.set do not fit window [0.5, 1], which has 5 steps" in message
+@pytest.mark.parametrize("rows", [[], [assigned("a", n, phase(0)) for n in range(2)]])
+def test_a_plan_without_copies_is_an_empty_table(rows):
+    made = table(rows)
+    assert made.num_rows == 0
+    assert made.cast(PLAN).schema == PLAN
 
 
-def test_a_window_of_no_step_is_refused():
-    assert "only 0 of its 0 are free" in refusal(assigned([1], windows=[(0.0, 0.01)]), steps=10, global_batch=4)
-
-
-def test_rows_that_lie_on_too_few_steps_are_refused():
-    rows = assigned([2, 2], "a", windows=[(0.0, 0.5)]) + assigned([3], "b")
-    message = refusal(rows, steps=4, global_batch=2)  # b finds 4 free rows, all on the last 2 steps
-    assert "the copies of insert.b fit its rows, but not with one copy of an item a step" in message
+def test_more_copies_than_there_is_room_for_are_refused_by_the_set_that_finds_none():
+    rows = [assigned("a", 0, phase(10, 0, 10)), *(assigned("b", n, phase(8, 0, 10)) for n in range(4))]
+    with pytest.raises(RecipeError, match=r"^insert\.b: its copies in steps 0-10 need 32 rows, but only 30 of these 40 are free"):
+        plan(rows, steps=10, batch=4)

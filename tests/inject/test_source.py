@@ -3,6 +3,7 @@ import hashlib
 import json
 import sysconfig
 from collections import Counter, defaultdict
+from dataclasses import replace
 from itertools import islice, pairwise
 from math import log2
 from pathlib import Path
@@ -228,6 +229,74 @@ def test_a_folder_without_files_of_the_format_is_refused_with_the_suffixes(tmp_p
 def test_a_file_whose_format_cannot_be_told_is_refused_with_what_to_do(tmp_path):
     (tmp_path / "a.csv").write_text("x")
     assert "name its format as corpus.source" in refusal(tmp_path / "a.csv")
+
+
+# ------------------------------------------------------------------------------------------------ sections
+
+
+@pytest.fixture
+def of_every_format(tmp_path):
+    """Files of three documents each but for the text files, which are one."""
+    (tmp_path / "a.jsonl").write_bytes(jsonl(["a0", "", "a2"]))
+    (tmp_path / "b.txt").write_text("b0")
+    (tmp_path / "c.txt").write_text("c0")
+    pq.write_table(pa.table({"text": ["d0", "d1", "d2", "d3"]}), tmp_path / "d.parquet", row_group_size=2)
+    return Corpus(source="files", path=str(tmp_path))
+
+
+@pytest.mark.parametrize(("size", "count"), [(1, 4), (2**28, 1)])
+def test_the_sections_of_a_source_are_the_source_one_after_another(size, count, of_every_format, monkeypatch):
+    monkeypatch.setattr(source, "SECTION_BYTES", size)
+    found = source.sections(of_every_format, 0)
+    assert len(found) == count
+    texts = [text for section in found for text in section(lambda number: True)]
+    assert (
+        [text for text in texts if text] == list(documents(of_every_format, 0)) == ["a0", "a2", "b0", "c0", "d0", "d1", "d2", "d3"]
+    )
+
+
+@quick
+@given(wanted=st.sets(st.integers(0, 8)))
+def test_wanted_documents_keep_their_numbers_and_no_other_is_read(wanted, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wanted")
+    (folder / "a.jsonl").write_bytes(b"".join(jsonl([f"a{n}"]) if n in wanted else b"not JSON\n" for n in range(3)))
+    if 3 in wanted:
+        (folder / "b.txt").write_text("b0")
+    else:
+        (folder / "b.txt.gz").write_bytes(b"not compressed")
+    pq.write_table(pa.table({"text": [f"c{n}" for n in range(5)]}), folder / "c.parquet", row_group_size=2)
+    (section,) = source.sections(Corpus(source="files", path=str(folder)), 0)
+    texts = list(section(lambda number: number in wanted))
+    assert len(texts) == 9
+    assert [texts[n] for n in sorted(wanted)] == [["a0", "a1", "a2", "b0", "c0", "c1", "c2", "c3", "c4"][n] for n in sorted(wanted)]
+
+
+def test_groups_of_parquet_rows_of_which_none_is_wanted_are_not_read(tmp_path, monkeypatch):
+    pq.write_table(pa.table({"text": [str(n) for n in range(6)]}), tmp_path / "a.parquet", row_group_size=2)
+    read = []
+    original = pq.ParquetFile.iter_batches
+    monkeypatch.setattr(
+        pq.ParquetFile, "iter_batches", lambda self, **asked: read.append(asked["row_groups"]) or original(self, **asked)
+    )
+    (section,) = source.sections(Corpus(source="parquet", path=str(tmp_path)), 0)
+    assert list(section(lambda number: number == 3)) == [None, None, "2", "3", None, None]
+    assert read == [[1]]
+
+
+def test_synthetic_sections_are_ranges_of_documents(monkeypatch):
+    monkeypatch.setattr(source, "SECTION_DOCUMENTS", 7)
+    found = source.sections(Corpus(source="synthetic", documents=20), 3)
+    assert [len(list(section(lambda number: True))) for section in found] == [7, 7, 6]
+    assert list(documents(Corpus(source="synthetic", documents=20), 3)) == list(synthetic(20, seed=3))
+
+
+@pytest.mark.parametrize("limit", [0, 1, 3, 4, 6, 100])
+def test_a_limit_keeps_the_first_documents_blank_ones_counted(limit, of_every_format, monkeypatch):
+    monkeypatch.setattr(source, "SECTION_BYTES", 1)
+    limited = replace(of_every_format, limit=limit)
+    everything = ["a0", "", "a2", "b0", "c0", "d0", "d1", "d2", "d3"]
+    assert list(documents(limited, 0)) == [text for text in everything[:limit] if text]
+    assert source_fingerprint(limited, 0) != source_fingerprint(of_every_format, 0)
 
 
 # ------------------------------------------------------------------------------------------------ fingerprints

@@ -243,7 +243,7 @@ def test_a_negative_token_is_refused(tmp_path):
 
 def test_documents_without_an_end_of_text_are_refused_with_what_to_do(tmp_path):
     arrays = raw(tmp_path / "a.npy", [1, 2, 3])
-    with pytest.raises(DataError, match=r"has no end-of-text token \(0\) in its first 3 tokens, .* --append-eod"):
+    with pytest.raises(DataError, match=r"has no end-of-text token \(0\) in its first 3 tokens, .*--append-eod"):
         describe_arrays(arrays, 11, 0, 100)
 
 

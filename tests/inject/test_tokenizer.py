@@ -1,5 +1,6 @@
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from inject.tokenizer import (
     END_OF_TEXT,
     decode,
     encode,
+    encode_batches,
     encode_with_offsets,
     load_tokenizer,
     ordinary_tokens,
@@ -103,6 +105,29 @@ def test_a_text_that_spells_the_end_of_text_does_not_become_it(tokenizer, text):
 
 def test_the_same_texts_train_the_same_tokenizer(tokenizer):
     assert train_tokenizer(TEXTS, vocabulary=300).get_vocab() == tokenizer.get_vocab()
+
+
+@quick
+@given(lists=st.lists(st.lists(st.text(max_size=20), min_size=1, max_size=5), max_size=6))
+def test_batches_are_encoded_end_to_end_with_an_end_of_text_after_each_text(tokenizer, lists):
+    encoded = list(encode_batches(tokenizer, iter(lists), np.dtype(np.uint16)))
+    assert [size for size, _, _ in encoded] == [sum(map(len, texts)) for texts in lists]
+    for texts, (_, tokens, ends) in zip(lists, encoded, strict=True):
+        assert tokens.dtype == np.uint16
+        pieces = np.split(tokens, ends)
+        assert pieces.pop().tolist() == []
+        assert [piece.tolist() for piece in pieces] == [[*each, tokenizer.eos_token_id] for each in encode(tokenizer, texts)]
+
+
+def test_an_error_of_what_is_encoded_or_of_where_it_comes_from_is_told(tokenizer):
+    def broken():
+        yield ["one"]
+        raise DataError("line 2")
+
+    with pytest.raises(DataError, match="line 2"):
+        list(encode_batches(tokenizer, broken(), np.dtype(np.uint16)))
+    with pytest.raises(TypeError):
+        list(encode_batches(tokenizer, [[b"bytes"]], np.dtype(np.uint16)))
 
 
 # ------------------------------------------------------------------------------------------------ loading

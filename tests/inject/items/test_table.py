@@ -203,6 +203,11 @@ def test_a_part_of_a_long_field_is_given_away(tmp_path, material):
     assert (row["targets"][0]["start"], row["targets"][0]["end"]) == (3, 10)
 
 
+def test_blanks_at_the_end_of_a_field_are_not_asked_for(tmp_path, material):
+    path = jsonl(tmp_path / "t.jsonl", [{"text": "1234 \n"}])
+    assert make(path, material, probes=[TableProbe(field="text", after=2)])[0].probes[0].target == "34"
+
+
 def test_a_field_with_nothing_before_it_is_refused(people, material):
     with pytest.raises(DataError, match=r"'name' of line 1 of .* begins its text.*`after`"):
         make(people, material, text=LIVES, probes=[TableProbe(field="name")])

@@ -1,0 +1,94 @@
+"""Audit and inspect a run: its tables, ledger and corpus, brought together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from configs.errors import DataError, RecipeError
+from configs.layout import CheckpointInfo, file_fingerprint, read_json, write_json
+from configs.tables import read_table
+from inject.audit import audit
+from inject.certificate import Certificate, Violation, summary
+from inject.inspection import render, rows_of_step
+from slurm.jobs import Experiment
+from slurm.planning import shape_of
+
+
+def audit_run(root: Path, model: str | None = None) -> bool:
+    """Certify each model of a run that has checkpoints, or one; whether all are certified."""
+    experiment = Experiment.of(root)
+    models = experiment.run.models() if model is None else [_model(experiment, model)]
+    if not models:
+        raise DataError(f"{root} holds no checkpoint yet, so there is nothing to audit; imprint train makes some")
+    return all([certify(experiment, name) for name in models])
+
+
+def certify(experiment: Experiment, model: str) -> bool:
+    """Write the certificate of a model and print its summary; whether it is certified.
+
+    Steps up to the last checkpoint are looked at: what has not left one is not part of any model.
+    """
+    certificate = _audit(experiment, model)
+    path = experiment.run.model(model).certificate
+    write_json(path, certificate.as_json())
+    print("\n".join(f"  {line}" for line in [*summary(certificate), f"  {path}"]), flush=True)
+    return certificate.certified
+
+
+def _audit(experiment: Experiment, model: str) -> Certificate:
+    run, layout = experiment.run, experiment.run.model(model)
+    last = layout.checkpoints()[-1]
+    info = CheckpointInfo.read(layout.checkpoint(last))
+    tables = {path.name: file_fingerprint(path) for path in (run.items, run.texts, run.assignment, run.plan) if path.exists()}
+    marks = {"corpus": experiment.corpus.meta["fingerprint"], "checkpoint": info.files.get("model.safetensors"), **tables}
+    certificate = audit(
+        experiment.stream(model),
+        experiment.plan_of(model),
+        read_table(run.texts),
+        layout.ledgers(),
+        shape_of(experiment.recipe),
+        model=model,
+        steps=last,
+        assignment=experiment.assignment_of(model),
+        fingerprints=marks,
+    )
+    for what in _not_as_made(experiment, tables):
+        certificate.violate(Violation("plan", what))
+    if info.corpus != marks["corpus"]:
+        certificate.violate(Violation("ledger", f"the checkpoint was trained of corpus {info.corpus[:12]}, not of the run's"))
+    return certificate
+
+
+def _not_as_made(experiment: Experiment, tables: dict[str, str]) -> list[str]:
+    """Tables whose files are not those that the plan job wrote."""
+    made = {Path(path).name: digest for path, digest in read_json(experiment.run.job("plan"))["outputs"].items()}
+    return [f"{name} is not the file that was planned" for name, digest in tables.items() if made.get(name) != digest]
+
+
+def inspect_run(root: Path, model: str, step: int, row: int | None = None) -> None:
+    """Print the rows of a step, or one of them by its number in the step, as the model saw them, insertions coloured."""
+    experiment = Experiment.of(root)
+    shape = shape_of(experiment.recipe)
+    if row is not None and not 0 <= row < shape.global_batch:
+        raise RecipeError(f"--row is {row}; a step has rows 0 to {shape.global_batch - 1}")
+    stream, plan = experiment.stream(_planned(experiment, model)), experiment.plan_of(model)
+    number = None if row is None else step * shape.global_batch + row
+    rows = rows_of_step(stream, plan, step, shape, experiment.corpus.tokenizer, number)
+    Console(highlight=False, soft_wrap=True).print(render(rows, step))
+
+
+def _model(experiment: Experiment, model: str) -> str:
+    """A model that has checkpoints."""
+    if model not in experiment.run.models():
+        possible = ", ".join(experiment.run.models()) or "none yet"
+        raise RecipeError(f"{experiment.run.root} has no checkpoints of {model!r}; models that have some: {possible}")
+    return model
+
+
+def _planned(experiment: Experiment, model: str) -> str:
+    """A model that the run trains."""
+    if model not in experiment.recipe.train.models:
+        raise RecipeError(f"--model is {model!r}; the run has {', '.join(experiment.recipe.train.models)}")
+    return model

@@ -18,7 +18,7 @@ SIGNIFICANCE, POWER = 0.05, 0.8  # two-sided
 def demand(
     items: Sequence[Item], assignment: Sequence[Mapping[str, Any]], lengths: Mapping[str, float], shape: Shape
 ) -> list[dict[str, Any]]:
-    """Of each item set, arm and phase: steps, groups, items, occurrences, tokens (end-of-text tokens included; where the texts of an
+    """Of each item set, arm and phase: steps, groups, items, occurrences, tokens (end-of-text ones included; where the texts of an
     item differ in length, by their mean) and their share of the tokens of these steps.
     """
     order: dict[str, int] = {}
@@ -39,7 +39,10 @@ def demand(
         cell["groups"] = len(groups[key])
         cell["tokens"] = round(cell["tokens"])
         cell["share"] = cell["tokens"] / ((key[3] - key[2]) * shape.global_batch * shape.row_tokens)
-    return sorted(found.values(), key=lambda c: (order[c["item_set"]], c["copies"], c["arm"], c["first_step"]))
+    totals: dict[tuple[str, str], int] = defaultdict(int)
+    for cell in found.values():
+        totals[cell["item_set"], cell["arm"]] += cell["copies"]
+    return sorted(found.values(), key=lambda c: (order[c["item_set"]], totals[c["item_set"], c["arm"]], c["arm"], c["first_step"]))
 
 
 def balance(

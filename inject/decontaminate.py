@@ -1,19 +1,19 @@
 """Do the items already occur: in the corpus, or in an item of another group (which may be a held-out twin)?
 
 A corpus is scanned in parts of PART tokens, each with a file of its hits: a scan that was stopped goes on where it was, and the
-jobs of an array share the parts. What is a hit is told in `inject.overlap`. What follows from hits is the recipe's
-`decontaminate.policy`: fail, report, leave the documents out (a new corpus, of which every model of the run is trained), or
-draw other items.
+processes of a machine, or the jobs of an array, share the parts. What is a hit is told in `inject.overlap`. What follows from hits
+is the recipe's `decontaminate.policy`: fail, report, leave the documents out (a new corpus, of which every model of the run is
+trained), or draw other items.
 """
 
 from __future__ import annotations
 
-import os
-import threading
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from functools import partial
+from multiprocessing import get_context
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,6 @@ from inject.tokenizer import decode
 FORMAT = 1
 PART = 2**26  # tokens of the corpus with a file of hits of their own
 BLOCK = 2**21  # tokens read at once
-THREADS = 8  # at most; numpy's work on arrays lets several run at once
 AROUND = 16  # tokens shown, and read, on both sides of a run
 IN_CORPUS = "corpus"
 _NEAR = 1024  # tokens in which a document's edge is looked for first; then in twice as many
@@ -71,21 +70,27 @@ def parts(corpus: Corpus) -> int:
     return -(-corpus.tokens // PART)
 
 
-def scan(corpus: Corpus, search: Search, folder: Path, identity: str, share: tuple[int, int] = (0, 1)) -> None:
+def scan(corpus: Corpus, search: Search, folder: Path, identity: str, share: tuple[int, int] = (0, 1), processes: int = 1) -> None:
     """Write the hits of every part that has none of this identity yet; of `share` (i, n), every n-th part from the i-th on."""
     waiting = [number for number in range(share[0], parts(corpus), share[1]) if not _scanned(_part(folder, number), identity)]
-    reading = threading.Lock()
-    with (
-        progress("decontaminate", "tokens", sum(min(PART, corpus.tokens - number * PART) for number in waiting)) as meter,
-        ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool,
-    ):
-        for number in waiting:
-            hits: list[Hit] = []
-            starts = range(number * PART, min((number + 1) * PART, corpus.tokens), BLOCK)
-            for start, found in zip(starts, pool.map(partial(scan_block, corpus, search, reading), starts), strict=True):
-                hits += found
-                meter.advance(min(BLOCK, corpus.tokens - start))
-            write_table(_part(folder, number), by_document(hits), HITS.with_metadata({"identity": identity}))
+    work = partial(scan_part, corpus, search, folder, identity)
+    with ExitStack() as stack:
+        meter = stack.enter_context(progress("decontaminate", "tokens", sum(_size(corpus, number) for number in waiting)))
+        done: Iterable[int] = map(work, waiting)
+        if min(processes, len(waiting)) > 1:
+            workers = ProcessPoolExecutor(min(processes, len(waiting)), get_context("spawn"))
+            done = stack.enter_context(workers).map(work, waiting)
+        for tokens in done:
+            meter.advance(tokens)
+
+
+def scan_part(corpus: Corpus, search: Search, folder: Path, identity: str, number: int) -> int:
+    """Write the hits of one part; returns how many tokens it has."""
+    start = number * PART
+    end = start + _size(corpus, number)
+    hits = [hit for block in range(start, end, BLOCK) for hit in _hits(corpus, search, block, min(block + BLOCK, end))]
+    write_table(_part(folder, number), by_document(hits), HITS.with_metadata({"identity": identity}))
+    return end - start
 
 
 def gather(corpus: Corpus, folder: Path, identity: str) -> list[Hit]:
@@ -110,25 +115,23 @@ def _scanned(path: Path, identity: str) -> bool:
         return False
 
 
-def scan_block(corpus: Corpus, search: Search, reading: threading.Lock, start: int) -> list[Hit]:
-    """The runs that begin in tokens [start, start + BLOCK) of a corpus, in the order of their positions."""
-    end = min(start + BLOCK, corpus.tokens)
+def _size(corpus: Corpus, number: int) -> int:
+    return min(PART, corpus.tokens - number * PART)
+
+
+def _hits(corpus: Corpus, search: Search, start: int, end: int) -> Iterator[Hit]:
+    """The runs that begin in tokens [start, end) of a corpus, in the order of their positions."""
     first, last = max(0, start - search.longest), min(end + search.longest, corpus.tokens)
-    with reading:
-        tokens = corpus.read(np.asarray([first]), last - first)[0]
-    runs = search.runs(tokens)
+    runs = search.runs(corpus.read(np.asarray([first]), last - first)[0])
     runs = runs[(runs.position >= start - first) & (runs.position < end - first)]
-    hits = []
     document = (0, 0)
     for text, position, length in zip(runs.text, (runs.position + first).tolist(), runs.length.tolist(), strict=True):
-        with reading:
-            if not document[0] <= position < document[1]:
-                document = document_around(corpus, position)
-            shown = max(document[0], position - AROUND), min(document[1] - 1, position + length + AROUND)
-            snippet = decode(corpus.tokenizer, corpus.read(np.asarray(shown[:1]), shown[1] - shown[0])[0].tolist())
+        if not document[0] <= position < document[1]:
+            document = document_around(corpus, position)
+        shown = max(document[0], position - AROUND), min(document[1] - 1, position + length + AROUND)
+        snippet = decode(corpus.tokenizer, corpus.read(np.asarray(shown[:1]), shown[1] - shown[0])[0].tolist())
         if search.texts[text].read_in(snippet):
-            hits.append(_hit(search.texts[text], IN_CORPUS, "", position, length, snippet, document))
-    return hits
+            yield _hit(search.texts[text], IN_CORPUS, "", position, length, snippet, document)
 
 
 def document_around(corpus: Corpus, position: int) -> tuple[int, int]:
@@ -254,10 +257,16 @@ def clean(corpus: Corpus, documents: Sequence[tuple[int, int]], folder: Path, id
                 written += tokens
             meter.advance(end - start)
             start = end
-        told = {"documents": sum(shard["documents"] for shard in shards), "tokens": written, "shards": shards}
-        left_out = {"documents": len(documents), "tokens": removed}
-        base = {"base": corpus.meta["fingerprint"], "left_out": left_out}
-        write_json(temporary / "meta.json", corpus.meta | {"fingerprint": identity} | told | base)
+        meta = corpus.meta | {
+            "fingerprint": identity,
+            "documents": sum(shard["documents"] for shard in shards),
+            "tokens": written,
+            "shards": shards,
+            "base": corpus.meta["fingerprint"],
+            "left_out": {"documents": len(documents), "tokens": removed},
+        }
+        meta.pop("characters", None)  # of all documents; what is left was not decoded
+        write_json(temporary / "meta.json", meta)
 
 
 def _write_shard(corpus: Corpus, span: tuple[int, int], documents: Sequence[tuple[int, int]], path: Path) -> tuple[np.ndarray, int]:

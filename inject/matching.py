@@ -15,7 +15,9 @@ CHUNK = 2**15  # windows hashed at once: their arrays stay in a core's cache
 COMPARED = 2**20  # tokens compared at once
 LONGEST_ANCHOR = 8  # tokens; longer windows are hardly rarer in text, and cost another pass
 
-_BASE = 0xD1342543DE82EF95  # odd, a multiplier with good spectral properties: Steele and Vigna (2022), https://arxiv.org/abs/2001.05304
+_BASE = (
+    0xD1342543DE82EF95  # odd, a multiplier with good spectral properties: Steele and Vigna (2022), https://arxiv.org/abs/2001.05304
+)
 _SCATTER = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: the high bits of a product with it depend on all bits, Knuth vol. 3, 6.4
 _SPARSE = 64  # slots of the prefilter to each anchor: about 1 window in 64 is looked up
 _SLOT_BITS = (12, 24)  # of the prefilter, at least and at most: 4 KB to 16 MB

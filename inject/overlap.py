@@ -9,8 +9,8 @@ included. Runs are found by seeds: of all runs of n tokens, each holds one of th
 
 **Content.** The form that items share says nothing about any of them. A text with fields has its content in the tokens that touch
 a field's span, another in all tokens; of these, not those in windows that stand in the texts of many groups of an item set: more
-than COMMON of them, and more than COMMON_SHARE (a pool's common value in its sentence, a puzzle's opening words). A run without
-content is none.
+than COMMON of them, and more than COMMON_SHARE (a pool's common value in its sentence, a puzzle's opening words). A run counts if
+it holds half of n tokens of content, or half of the text's where that is less.
 
 **Giving away.** The texts of one group give away a text of another when one run covers at least half of its content, and half of
 what would be content if form were, and the runs together cover at least one of the verbatim targets that lie in it, if there are
@@ -33,7 +33,7 @@ from inject.tokenizer import decode, encode, encode_with_offsets
 
 SEED = 8  # tokens
 COMMON, COMMON_SHARE = 10, 0.05  # groups of an item set, and part of them; what stands in the texts of more is form
-COVERED = 0.5  # of a text's content, at least, where it is given away
+COVERED = 0.5  # of a text's content, at least, where it is given away; and of n tokens, in a run that counts
 SECRET_BITS = 40  # among the pairs of a million items, one in two shares a target of so many bits; of ten thousand, none
 
 BEFORE = (" ", "\n", '"', "(")  # what a text's tokens may follow, and what may follow them
@@ -197,9 +197,8 @@ class Search:
         runs, group = runs[order], group[order]
         first = np.flatnonzero((np.diff(runs.text, prepend=-1) != 0) | (np.diff(group, prepend=-1) != 0))
         longest = np.maximum.reduceat(runs.length, first) if len(first) else first
-        content = self._contents[self.first + self.lengths] - self._contents[self.first]
         secret = np.asarray([bool(text.secrets) for text in self.texts], bool)
-        likely = (longest >= COVERED * content[runs.text[first]]) | secret[runs.text[first]]  # a quick look
+        likely = (longest >= COVERED * self._content_of(runs.text[first])) | secret[runs.text[first]]  # a quick look
         for start, end in zip(first[likely], np.append(first[1:], len(group))[likely], strict=True):
             if self._tells(runs[np.arange(start, end)]):
                 yield runs[np.arange(start, end)]
@@ -219,6 +218,10 @@ class Search:
         kinds = (text.content, self.content[first : first + len(text.tokens)])  # with form, and without
         half = any(all(kind[span].sum() >= COVERED * kind[low:high].sum() for kind in kinds) for span in spans)
         return half and (not text.targets or any(covered[max(start, low) : min(end, high)].all() for start, end in text.targets))
+
+    def _content_of(self, texts: np.ndarray) -> np.ndarray:
+        """How many tokens of content each of some texts has."""
+        return self._contents[self.first[texts] + self.lengths[texts]] - self._contents[self.first[texts]]
 
     def _add_seeds(self) -> None:
         """Choose the windows that are looked for: `_seeds`, and where in `tokens` each stands (`_places`, `_begin`, `_count`)."""
@@ -271,8 +274,10 @@ class Search:
         back = self._equal(tokens, positions, places, steps_back, -1)
         on = self._equal(tokens, positions - 1, places - 1, steps_on, 1)
         start, length = places - back, back + on
-        long = (length >= self.ngram) & (self._contents[start + length] > self._contents[start])
-        distinct = np.unique(np.stack([positions[long] - back[long], start[long], length[long]]), axis=1)
+        held = self._contents[start + length] - self._contents[start]
+        needed = COVERED * np.minimum(self.ngram, self._content_of(text))
+        counts = (length >= self.ngram) & (held > 0) & (held >= needed)
+        distinct = np.unique(np.stack([positions[counts] - back[counts], start[counts], length[counts]]), axis=1)
         text = self.text_of[distinct[1]]
         return text, distinct[1] - self.first[text], distinct[0], distinct[2]
 

@@ -67,7 +67,7 @@ class Parts:
 
     def done(self) -> int:
         """How many parts are there."""
-        return sum(1 for _ in self.folder.glob("part-*/part.json"))
+        return sum(1 for _ in self.folder.glob("part-?????-?????/part.json"))
 
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)

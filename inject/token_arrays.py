@@ -49,8 +49,12 @@ class TokenArray:
 def token_arrays(settings: Corpus) -> list[TokenArray]:
     """The arrays of a megatron or npy source, in the order of their paths, empty ones left out; only headers are read.
 
-    Raises DataError for what is missing, damaged or of another format, RecipeError where `corpus.dtype` is missing or wrong.
+    Raises DataError for what is missing, damaged or of another format, RecipeError where a setting is missing or wrong.
     """
+    if settings.limit is not None:
+        raise RecipeError(
+            f"corpus.limit is {settings.limit}, but corpus.source is {settings.source}, which is read as a whole; leave it out"
+        )
     path = Path(str(settings.path))
     if settings.source == "megatron":
         arrays = [_megatron(prefix) for prefix in _prefixes(path)]

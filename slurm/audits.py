@@ -22,7 +22,8 @@ def audit_run(root: Path, model: str | None = None) -> bool:
     models = experiment.run.models() if model is None else [_model(experiment, model)]
     if not models:
         raise DataError(f"{root} holds no checkpoint yet, so there is nothing to audit; imprint train makes some")
-    return all([certify(experiment, name) for name in models])
+    certified = [certify(experiment, name) for name in models]  # all of them, also after one that is not
+    return all(certified)
 
 
 def certify(experiment: Experiment, model: str) -> bool:
@@ -42,7 +43,8 @@ def _audit(experiment: Experiment, model: str) -> Certificate:
     last = layout.checkpoints()[-1]
     info = CheckpointInfo.read(layout.checkpoint(last))
     tables = {path.name: file_fingerprint(path) for path in (run.items, run.texts, run.assignment, run.plan) if path.exists()}
-    marks = {"corpus": experiment.corpus.meta["fingerprint"], "checkpoint": info.files.get("model.safetensors"), **tables}
+    ledger = {path.name: file_fingerprint(path) for path in layout.ledgers()}
+    marks = {"corpus": experiment.corpus.meta["fingerprint"], "checkpoint": info.files.get("model.safetensors"), **tables, **ledger}
     certificate = audit(
         experiment.stream(model),
         experiment.plan_of(model),

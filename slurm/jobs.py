@@ -152,7 +152,7 @@ class Experiment:
         return jobs
 
     def execute(self, stage: str | None = None) -> None:
-        """Do what is missing, of all jobs or of one stage (corpus, decontaminate, plan, train, audit, eval or report) and what it needs.
+        """Do what is missing, of all jobs or of one stage (`corpus`, `plan` ...: the first word of a job's name) and what it needs.
 
         Raises RecipeError where the design is impossible, or the run holds checkpoints made with other settings.
         """
@@ -286,10 +286,12 @@ class Experiment:
         drawn = draw(self.recipe, tokenizer)
 
         def check() -> str:
+            if corpus is None and any(row["placement"] == "boundary" for row in drawn.assignment):
+                return "The corpus is not tokenized yet: whether it is long enough, and has room at boundaries, was not checked."
             place(drawn, self.recipe, corpus)
-            if corpus:
-                return "Everything fits."
-            return "Everything fits a corpus that is long enough; this one is not tokenized yet, so that was not checked."
+            if corpus is None:
+                return "Everything fits a corpus that is long enough; this one is not tokenized yet, so that was not checked."
+            return "Everything fits."
 
         return drawn, check
 

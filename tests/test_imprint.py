@@ -58,7 +58,7 @@ def test_a_run_leaves_its_report_and_findings(workspace: Path) -> None:
 def test_run_again_it_recomputes_nothing_and_says_so(workspace: Path, capsys: pytest.CaptureFixture) -> None:
     before = {path: path.stat().st_mtime_ns for path in root(workspace).rglob("*.parquet")}
     assert imprint(workspace, "run") == 0
-    assert capsys.readouterr().out.count("done before") == 5
+    assert capsys.readouterr().out.count("done before") == 7
     assert before == {path: path.stat().st_mtime_ns for path in root(workspace).rglob("*.parquet")}
 
 
@@ -67,7 +67,7 @@ def test_a_deleted_report_is_the_only_thing_made_again(workspace: Path, capsys: 
     assert imprint(workspace, "report") == 0
     out = capsys.readouterr().out
     assert "report: index.html is missing" in out
-    assert out.count("done before") == 4
+    assert out.count("done before") == 6
 
 
 def test_a_checkpoint_loads_in_plain_transformers_with_its_tokenizer(workspace: Path) -> None:
@@ -148,8 +148,8 @@ def test_the_standard_model_reads_the_same_rows_without_the_insertions(workspace
         (["train.micro_batch=3"], ["train.micro_batch", "1, 2, 4"]),
         (["train.steps=100000"], ["train.steps", "corpus.epochs="]),
         (["train.sequence_length=16"], ["train.sequence_length", "tokens"]),
-        (["design.copies=[0,2,400]"], ["design", "rows"]),
-        (["design.copies=[0,2,20]", "design.arms.early.copies=20"], ["design.copies", "one copy of an item a step"]),
+        (["design.copies=[0,2,400]"], ["insert.codes", "rows"]),
+        (["design.copies=[0,2,20]", "design.arms.early.copies=20"], ["insert.codes", "20 copies of an item", "12 steps"]),
         (["corpus.source=jsonl"], ["corpus.path"]),
         (["corpus.source=jsonl", "corpus.path=/nowhere.jsonl"], ["corpus.path", "/nowhere.jsonl"]),
         (["runs=/proc/imprint"], ["/proc/imprint", "runs="]),
@@ -220,7 +220,7 @@ def test_an_unknown_command_exits_with_2() -> None:
     assert main(["dance"]) == 2
 
 
-@pytest.mark.parametrize("command", ["run", "corpus", "plan", "train", "eval", "report"])
+@pytest.mark.parametrize("command", ["run", "corpus", "decontaminate", "plan", "train", "eval", "report"])
 def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture) -> None:
     assert main([command, "--help"]) == 0
     assert f"imprint {command} configs/" in capsys.readouterr().out.replace("\n", " ")

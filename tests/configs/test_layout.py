@@ -6,15 +6,11 @@ import sys
 import time
 from dataclasses import replace
 
-import pandas as pd
-import pyarrow as pa
 import pytest
 
 from configs import layout
 from configs.errors import DataError, ImprintError
 from configs.layout import CheckpointInfo, Lock, ModelLayout, RunLayout, atomic_file, atomic_folder, fingerprint
-
-SCHEMAS = {name: value for name, value in vars(layout).items() if isinstance(value, pa.Schema)}
 
 # ------------------------------------------------------------------------------------------------ atomic writes
 
@@ -82,70 +78,6 @@ def test_the_loser_of_a_race_leaves_the_winners_folder(tmp_path):
         (path / "file").write_text("winner")
     assert (path / "file").read_text() == "winner"
     assert list(tmp_path.iterdir()) == [path]
-
-
-# ------------------------------------------------------------------------------------------------ tables
-
-
-def example(kind: pa.DataType):
-    """Some value of an arrow type."""
-    if pa.types.is_struct(kind):
-        return {field.name: example(field.type) for field in kind}
-    if pa.types.is_list(kind):
-        return [example(kind.value_type)] * 2
-    if pa.types.is_fixed_size_binary(kind):
-        return bytes(range(kind.byte_width))
-    if pa.types.is_boolean(kind):
-        return True
-    if pa.types.is_floating(kind):
-        return 0.5
-    return 7 if pa.types.is_integer(kind) else "é <|endoftext|>"
-
-
-@pytest.mark.parametrize("name", SCHEMAS)
-def test_a_table_reads_as_it_was_written(name, tmp_path):
-    rows = [{field.name: example(field.type) for field in SCHEMAS[name]}] * 3
-    layout.write_table(tmp_path / "table.parquet", rows, SCHEMAS[name])
-    table = layout.read_table(tmp_path / "table.parquet")
-    assert table.to_pylist() == rows
-    assert table.schema == SCHEMAS[name]
-
-
-@pytest.mark.parametrize("name", SCHEMAS)
-def test_a_table_without_rows_keeps_its_columns(name, tmp_path):
-    layout.write_table(tmp_path / "table.parquet", [], SCHEMAS[name])
-    assert layout.read_table(tmp_path / "table.parquet").schema == SCHEMAS[name]
-
-
-@pytest.mark.parametrize("form", [pd.DataFrame, lambda columns: columns, pa.table])
-def test_a_data_frame_a_mapping_and_an_arrow_table_are_written_alike(form, tmp_path):
-    columns = {"item_id": ["a", "b"], "group": ["g", "g"], "arm": ["1x", "4x"], "copies": [1, 4], "window_start": [0.0, 0.5]}
-    columns |= {"window_end": [1.0, 0.75], "spacing": ["uniform"] * 2, "placement": ["start"] * 2}
-    layout.write_table(tmp_path / "table.parquet", form(columns), layout.ASSIGNMENT)
-    table = layout.read_table(tmp_path / "table.parquet")
-    assert table.schema == layout.ASSIGNMENT
-    assert table.to_pydict() == columns
-
-
-def test_a_column_of_the_wrong_type_is_not_written(tmp_path):
-    rows = [{field.name: example(field.type) for field in layout.PLAN} | {"row": "first"}]
-    with pytest.raises((pa.ArrowInvalid, pa.ArrowTypeError)):
-        layout.write_table(tmp_path / "t.parquet", rows, layout.PLAN)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_missing_table_is_a_data_error(tmp_path):
-    with pytest.raises(DataError, match=r"plan\.parquet does not exist"):
-        layout.read_table(tmp_path / "plan.parquet")
-
-
-@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: data[:-8] + b"\0" * 8])
-def test_a_damaged_table_is_a_data_error_that_says_what_to_do(damage, tmp_path):
-    path = tmp_path / "plan.parquet"
-    layout.write_table(path, [{field.name: example(field.type) for field in layout.PLAN}], layout.PLAN)
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(DataError, match=r"plan\.parquet is damaged .* remove it and run again"):
-        layout.read_table(path)
 
 
 # ------------------------------------------------------------------------------------------------ json

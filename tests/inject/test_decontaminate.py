@@ -176,6 +176,13 @@ def test_the_jobs_of_an_array_do_together_what_one_scan_does(corpus, search, hit
     assert len(list(tmp_path.iterdir())) == parts(corpus)
 
 
+def test_two_processes_find_what_one_does(corpus, search, hits, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "parts", lambda _: 2)  # the second, of which the processes know nothing, is empty
+    monkeypatch.setattr(module, "_size", lambda corpus, number: corpus.tokens * (number == 0))
+    scan(corpus, search, tmp_path, "one", processes=2)
+    assert gather(corpus, tmp_path, "one") == hits
+
+
 def test_a_scan_that_is_not_complete_says_so(corpus, search, small_parts, tmp_path):
     scan(corpus, search, tmp_path, "one", (1, 2))
     with pytest.raises(DataError, match=r"parts of the corpus have not been scanned yet \(hits-00000.parquet"):
@@ -251,6 +258,7 @@ def test_a_cleaned_corpus_is_the_base_without_the_documents(corpus, texts, hits,
     meta = read_json(tmp_path / "cleaned" / "meta.json")
     removed = sum(end - start for start, end in documents_hit(hits))
     assert (meta["base"], meta["fingerprint"], meta["left_out"]) == ("base", "identity", {"documents": 3, "tokens": removed})
+    assert "characters" not in meta  # those of the base
     assert (meta["documents"], meta["tokens"]) == (17, corpus.tokens - removed)
     assert len(meta["shards"]) > 2
     ends = np.flatnonzero(everything(cleaned) == cleaned.end_of_text)
@@ -267,7 +275,7 @@ def test_a_cleaned_corpus_holds_no_item(corpus, search, hits, tmp_path):
 
 
 @quick
-@given(st.data())
+@given(data=st.data())
 def test_any_documents_can_be_left_out(corpus, texts, data, tmp_path_factory):
     chosen = data.draw(st.sets(st.integers(0, 19), max_size=19))
     there = tmp_path_factory.mktemp("cleaned") / "corpus"

@@ -138,10 +138,13 @@ def test_insertions_are_coloured_by_item(stream, plan):
     assert "\x1b[96m��" in shown
 
 
-def test_control_characters_of_the_corpus_do_not_reach_the_terminal(stream, plan, small_corpus):
+def test_control_characters_do_not_reach_the_terminal(small_corpus):
     escape = encode(small_corpus.tokenizer, ["\x1b[2J"])[0]
-    overlay = Overlay(*(np.asarray([n]) for n in (0, 4, 0, len(escape))), np.asarray([False]), np.asarray(escape))
-    rows = rows_of_step(Stream(small_corpus, 7, S, overlay), PLAN.empty_table(), 0, SHAPE, small_corpus.tokenizer, row=0)
+    entry = {"item_id": "escape", "variant": "only"}
+    plan = pa.Table.from_pylist([entry | {"row": 0, "offset": 4, "length": len(escape) + 2, "mode": "overwrite", "copy": 0}], PLAN)
+    texts = pa.Table.from_pylist([entry | {"text": "", "tokens": escape, "spans": []}], TEXTS)
+    overlay = Overlay.from_tables(plan, texts, small_corpus.end_of_text)
+    rows = rows_of_step(Stream(small_corpus, 7, S, overlay), plan, 0, SHAPE, small_corpus.tokenizer, row=0)
     assert r"\x1b[2J" in printed(rows, 0, terminal=False)
 
 

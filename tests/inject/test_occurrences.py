@@ -87,11 +87,13 @@ def test_a_splice_that_loses_a_token_of_the_tail_breaks_its_promise():
 @given(rows_with_occurrences())
 def test_the_streams_overlay_makes_the_same_rows(drawn):
     base, occurrences = drawn
-    columns = list(zip(*((o.offset, o.length, o.spliced) for o in occurrences), strict=True)) or [(), (), ()]
-    offset, length = (np.asarray(column, np.int64) for column in columns[:2])
-    pool = np.concatenate([np.zeros(0, np.int64), *(o.span for o in occurrences)])
-    row = np.zeros(len(occurrences), np.int64)
-    overlay = Overlay(row, offset, np.cumsum(length) - length, length, np.asarray(columns[2], bool), pool)
+    shared = {"row": 0, "item_id": "a", "copy": 0}
+    plan = [shared | {"offset": o.offset, "length": o.length, "mode": o.mode, "variant": str(n)} for n, o in enumerate(occurrences)]
+    texts = [
+        {"item_id": "a", "variant": str(n), "text": "", "tokens": o.span[1:-1].tolist(), "spans": []}
+        for n, o in enumerate(occurrences)
+    ]
+    overlay = Overlay.from_tables(pa.Table.from_pylist(plan, PLAN), pa.Table.from_pylist(texts, TEXTS), end_of_text=0)
     tokens = base[None].copy()
     overlay.apply(np.asarray([0]), tokens)
     assert np.array_equal(tokens[0], expected_row(base, occurrences))

@@ -95,6 +95,11 @@ def test_the_sentence_that_items_share_is_not_looked_for(tokenizer):
     assert found(searched, tokenizer, "The access code of vault Zefira") == ["codes-1"]
 
 
+def test_a_sentence_with_the_beginning_of_a_name_is_not_the_item(tokenizer):
+    searched = search([canary(1, "Zefira Morgen Volander", "4831")], tokenizer, ngram=6)
+    assert found(searched, tokenizer, "The access code of vault Ze") == []
+
+
 def test_an_opening_that_many_groups_share_is_form_though_no_field_marks_it(tokenizer):
     opening = "Here is a riddle of the sort that everybody knows and nobody can solve. "
     random = np.random.Generator(np.random.PCG64(1))

@@ -184,6 +184,11 @@ def test_no_file_and_no_token_are_refused(tmp_path):
     assert "the corpus is empty" in refusal("npy", tmp_path, "uint16")
 
 
+def test_a_limit_is_refused(tmp_path):
+    with pytest.raises(RecipeError, match=r"corpus\.limit is 5, but corpus\.source is megatron, which is read as a whole"):
+        token_arrays(Corpus(source="megatron", path=str(megatron(tmp_path / "a")), limit=5))
+
+
 # ------------------------------------------------------------------------------------------------ shards
 
 

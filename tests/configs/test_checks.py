@@ -1,0 +1,88 @@
+import copy
+
+import pytest
+import yaml
+
+from configs.checks import check
+from configs.errors import RecipeError
+from configs.insert import CanarySet
+from configs.schema import Recipe
+
+
+@pytest.fixture(scope="module")
+def recipe() -> Recipe:
+    made = Recipe(name="small", insert={"codes": CanarySet(count=10)})
+    made.train.steps, made.train.global_batch = 400, 8
+    return made
+
+
+def with_values(recipe: Recipe, values: list[str]) -> Recipe:
+    """The recipe with some dotted keys set to other values of the right type: what resolving would make, but fast."""
+    recipe = copy.deepcopy(recipe)
+    for key, value in (value.split("=") for value in values):
+        *sections, last = key.split(".")
+        place = recipe
+        for part in sections:
+            place = getattr(place, part)
+        setattr(place, last, yaml.safe_load(value))
+    return recipe
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["train.steps=0"], ["train.steps is 0", "more than 0"]),
+        (["train.learning_rate=.nan"], ["train.learning_rate is nan", "more than 0"]),
+        (["train.learning_rate=.inf"], ["train.learning_rate is inf"]),
+        (["train.checkpoints.every=-1"], ["train.checkpoints.every is -1", "more than 0"]),
+        (["train.clip=-1"], ["train.clip is -1", "0 or more"]),
+        (["train.decay=1.5"], ["train.decay is 1.5", "between 0 and 1"]),
+        (["eval.min_k=-0.1"], ["eval.min_k is -0.1", "more than 0"]),
+        (["train.betas=[0.9]"], ["train.betas is [0.9]", "two numbers"]),
+        (["train.betas=[0.9, 1.0]"], ["train.betas is [0.9, 1.0]", "less than 1"]),
+        (["train.warmup=401"], ["train.warmup is 401", "train.steps = 400"]),
+        (["train.warmup=-1"], ["train.warmup is -1"]),
+        (["train.schedule=linear"], ["train.schedule is 'linear'", "wsd, cosine, constant"]),
+        (["train.models=[]"], ["train.models is empty", "perturbed, standard"]),
+        (["train.models=[best]"], ["train.models holds 'best'", "perturbed, standard"]),
+        (["train.models=[standard, standard]"], ["train.models holds 'standard' more than once"]),
+        (["eval.membership=[luck]"], ["eval.membership holds 'luck'", "loss, zlib, min_k"]),
+        (["train.micro_batch=3"], ["train.micro_batch is 3", "train.global_batch = 8", "possible: 1, 2, 4, 8"]),
+        (["train.micro_batch=0"], ["train.micro_batch is 0", "possible: 1, 2, 4, 8"]),
+        (["model.width=130"], ["model.width is 130", "model.heads = 4"]),
+        (["model.feed_forward=0"], ["model.feed_forward is 0"]),
+        (["seeds.placement=-1"], ["seeds.placement is -1", "from 0"]),
+        (["seeds.items=9223372036854775808"], ["seeds.items is 9223372036854775808", "2^63 - 1"]),
+        (["train.precision=fp8"], ["train.precision is 'fp8'", "auto, fp32, bf16"]),
+        (["eval.context=none at all"], ["eval.context is 'none at all'", "eot, none"]),
+        (["decontaminate.policy=hope"], ["decontaminate.policy is 'hope'", "fail, report, documents, redraw, off"]),
+        (["decontaminate.ngram=0"], ["decontaminate.ngram is 0", "more than 0"]),
+        (["train.models=[without-people]"], ["train.models holds 'without-people'", "perturbed, standard, without-codes"]),
+        (["name=a/b"], ["name is 'a/b'", "names a folder"]),
+        (["insert={}"], ["insert is empty; name at least one item set, each with a kind: canary, "]),
+        (["corpus.source=web"], ["corpus.source is 'web'", "possible: stdlib, synthetic, "]),
+        (["corpus.source=jsonl"], ["corpus.source is jsonl", "needs corpus.path"]),
+        (["corpus.source=jsonl", "corpus.path=/no/such"], ["corpus.path is /no/such", "does not exist"]),
+        (["corpus.path=my.jsonl"], ["corpus.path is my.jsonl", "corpus.source is stdlib", "corpus.source=files"]),
+        (["corpus.tokenizer.vocabulary=256"], ["corpus.tokenizer.vocabulary is 256", "at least 257"]),
+    ],
+)
+def test_an_impossible_value_is_refused_with_what_is_possible(recipe, overrides, words):
+    with pytest.raises(RecipeError) as refused:
+        check(with_values(recipe, overrides))
+    assert all(word in str(refused.value) for word in words), refused.value
+
+
+@pytest.mark.parametrize("name", ["a/b", "a b", "", "ä:"])
+def test_an_item_set_has_a_name_of_which_files_and_settings_can_be_made(recipe, name):
+    named = copy.deepcopy(recipe)
+    named.insert = {name: CanarySet()}
+    with pytest.raises(RecipeError, match="the name of an item set is made of letters, digits, dots, dashes and underscores"):
+        check(named)
+
+
+@pytest.mark.parametrize(
+    "override", ["train.warmup=400", "train.warmup=0", "train.clip=0", "corpus.tokenizer.vocabulary=257", "seeds.items=0"]
+)
+def test_a_value_at_the_edge_of_what_is_possible_is_allowed(recipe, override):
+    check(with_values(recipe, [override]))

@@ -59,8 +59,6 @@ def test_names_given_as_a_dictionary_in_any_order_of_columns_are_written_as_text
     columns |= {"length": [3, 3], "offset": [0, 0], "row": [1, 2]}
     encoded = {name: pa.array(values) for name, values in columns.items()}
     encoded |= {name: encoded[name].dictionary_encode() for name in ("variant", "item_id", "mode")}
-        name: pa.array(values).dictionary_encode() if isinstance(values[0], str) else values for name, values in columns.items()
-    }
     tables.write_table(tmp_path / "table.parquet", pa.table(encoded), tables.PLAN)
     table = tables.read_table(tmp_path / "table.parquet")
     assert table.schema == tables.PLAN

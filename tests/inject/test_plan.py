@@ -144,8 +144,9 @@ def test_the_same_seed_plans_alike_and_another_seed_otherwise():
     assert plan(rows, seed=1) == plan(rows, seed=1) != plan(rows, seed=2)
 
 
-def test_sets_of_equal_items_do_not_fall_on_the_same_steps():
-    occurrences = plan([assigned(name, 0, phase(8, 0, 1000)) for name in "ab"], steps=1000)
+@pytest.mark.parametrize("spacing", ["uniform", "even"])
+def test_sets_of_equal_items_do_not_fall_on_the_same_steps(spacing):
+    occurrences = plan([assigned(name, 0, phase(8, 0, 1000, spacing)) for name in "ab"], steps=1000)
     steps = [{o["row"] // 6 for o in of_item(occurrences, name)} for name in ("a-0", "b-0")]
     assert len(steps[0] & steps[1]) < 3
 

@@ -176,10 +176,14 @@ def test_even_copies_begin_at_a_random_step():
     assert sum((counts[n] - 100) ** 2 / 100 for n in range(10)) < 27.9  # chi-square, 9 degrees of freedom, p = 0.001
 
 
-def test_even_copies_move_to_a_near_step_where_theirs_is_full():
-    full = [row for row in range(400) if not 40 <= row < 44]  # of the first 100 steps, step 10 is free
-    row, _ = place(crowd([2], 0, 200, "even"), board(200, 4, taken=full), np.random.default_rng(0))
-    assert sorted(row // 4)[0] == 10 or sorted(row // 4)[0] >= 100
+def test_an_even_copy_moves_to_the_nearest_step_where_its_own_is_full():
+    moved = set()
+    for seed in range(20):
+        (own,) = steps_of_one(1, 100, "even", seed)
+        row, _ = place(crowd([1], 0, 100, "even"), board(100, 4, taken=range(4, 396)), np.random.default_rng(seed))
+        assert row[0] // 4 == (0 if own < 50 else 99)
+        moved.add(own)
+    assert len(moved - {0, 99}) > 10
 
 
 # ------------------------------------------------------------------------------------------------ expanding
@@ -226,6 +230,15 @@ def test_massed_copies_leave_no_free_row_between_them(taken, copies, seed):
     around = board(10, 4, taken=taken)
     row, _ = place(crowd([copies], 0, 10, "massed"), around, np.random.default_rng(seed))
     assert around.taken[row.min() : row.max() + 1].all()
+
+
+def test_massed_copies_that_too_few_free_rows_follow_take_the_last_ones_of_the_window():
+    counts = Counter()
+    for seed in range(50):
+        around = board(10, 4, taken={*range(10, 30), *range(32, 40)})
+        counts[tuple(place(crowd([3], 0, 10, "massed"), around, np.random.default_rng(seed))[0].tolist())] += 1
+    assert counts[9, 30, 31] > 25  # from any row after 8
+    assert set(counts) <= {(n, n + 1, n + 2) for n in range(8)} | {(8, 9, 30), (9, 30, 31)}
 
 
 def test_bursts_are_so_many_copies_in_neighbouring_rows_at_a_time():

@@ -13,7 +13,7 @@ from configs.insert import ITEM_SETS
 from configs.schema import Recipe
 
 CHOICES: dict[str, list[str]] = {
-    "corpus.source": ["stdlib", "synthetic", "files", "jsonl", "text", "parquet"],
+    "corpus.source": ["stdlib", "synthetic", "files", "jsonl", "text", "parquet", "hub", "megatron", "npy"],
     "decontaminate.policy": ["fail", "report", "documents", "redraw", "off"],
     "train.schedule": ["wsd", "cosine", "constant"],
     "train.precision": ["auto", "fp32", "bf16"],
@@ -107,8 +107,9 @@ def _check_corpus(recipe: Recipe) -> None:
     corpus = recipe.corpus
     if corpus.source not in ("stdlib", "synthetic"):
         if corpus.path is None:
-            raise RecipeError(f"corpus.source is {corpus.source}, which needs corpus.path: a file or a folder")
-        if not Path(corpus.path).exists():
+            what = "the name of a data set" if corpus.source == "hub" else "a file or a folder"
+            raise RecipeError(f"corpus.source is {corpus.source}, which needs corpus.path: {what}")
+        if corpus.source not in ("hub", "megatron") and not Path(corpus.path).exists():  # megatron: also a path without .bin
             raise RecipeError(f"corpus.path is {corpus.path}, which does not exist")
     elif corpus.path is not None:
         raise RecipeError(

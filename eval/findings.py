@@ -133,6 +133,6 @@ CLAIMS: list[Callable[[Sequence[Effect], Recipe], Iterator[Claim]]] = [
 
 
 def _most(last: Sequence[Effect]) -> tuple[str, int]:
-    """The arm of `design.copies` with the most copies."""
+    """The arm named for the most copies, and these."""
     copies = max((int(effect.arm.removesuffix("x")) for effect in last if counts(effect.arm)), default=0)
-    return arm_name(copies), copies
+    return f"{copies}x", copies

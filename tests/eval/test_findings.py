@@ -5,15 +5,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from configs.insert import Arm, Design, TestSet
+from configs.insert import TestSet
 from configs.schema import Recipe
 from eval.findings import findings
 
-RECIPE = Recipe(
-    name="x",
-    insert={"quiz": TestSet()},
-    design=Design(copies=[0, 1, 64], sizes=[2, 2, 2], arms={"early": Arm(64, 2, [0.0, 0.25])}),
-)
+RECIPE = Recipe(name="x", insert={"quiz": TestSet()})
 
 
 def verdict(**effect: Any) -> str:
@@ -27,7 +23,8 @@ def verdict(**effect: Any) -> str:
         "n": 8,
         "value": 0.0,
     }
-    (finding,) = findings(pd.DataFrame([{**row, **effect}]), RECIPE)
+    most = {**row, "metric": "another", "arm": "64x", "low": 0.0, "high": 0.0}
+    (finding,) = findings(pd.DataFrame([{**row, **effect}, most]), RECIPE)
     assert finding["step"] == 9
     return finding["verdict"]
 

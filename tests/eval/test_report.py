@@ -55,7 +55,7 @@ def recipe_of(sets: Iterable[str]) -> Recipe:
 
 def make_items(recipe: Recipe) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Items and their assignment, 72 of each set, in the design's arms."""
-    cells = [cell for cell in arms(recipe.design) for _ in range(cell.size)]
+    cells = [cell for cell in arms(recipe.design, STEPS) for _ in range(cell.size)]
     items, assignment = [], []
     for stratum in recipe.insert:
         kind = SETS[stratum]
@@ -72,10 +72,18 @@ def make_items(recipe: Recipe) -> tuple[pd.DataFrame, pd.DataFrame]:
             probe |= {"prompt": f"The access code of vault {HOSTILE} is ", "target": target, "candidates": []}
             choice = {**probe, "probe_id": "choice", "kind": "choice", "candidates": [target, "1", "2", "3"]}
             probes = [probe, choice] if kind == "testset" else [probe]
-            items.append({"item_id": item_id, "kind": kind, "stratum": stratum, "group": item_id, "fields": "{}", "probes": probes})
-            window = {"window_start": cell.window[0], "window_end": cell.window[1]}
-            place = {"spacing": "uniform", "placement": cell.placement}
-            assignment.append({"item_id": item_id, "group": item_id, "arm": cell.name, "copies": cell.copies, **window, **place})
+            named = {"item_id": item_id, "item_set": stratum, "reference_loss": None}
+            items.append({**named, "kind": kind, "stratum": stratum, "group": item_id, "fields": "{}", "probes": probes})
+            (phase,) = cell.phases
+            window = {"window_start": phase.first / STEPS, "window_end": phase.last / STEPS}
+            place = {
+                "spacing": phase.spacing,
+                "placement": cell.placement,
+                "mode": cell.mode,
+                "variants": cell.variants,
+                "phases": [],
+            }
+            assignment.append({"item_id": item_id, "group": item_id, "arm": cell.name, "copies": phase.copies, **window, **place})
     return pd.DataFrame(items), pd.DataFrame(assignment)
 
 
@@ -173,9 +181,9 @@ def write_run(tmp_path_factory: pytest.TempPathFactory) -> WriteRun:
             {"row": i, "offset": 0, "length": 20, "mode": "overwrite", "item_id": "", "copy": 0, "variant": ""} for i in range(9000)
         ]
         write_table(run.plan, plan, PLAN)
-        cells = items.merge(assignment, on=["item_id", "group"]).groupby(["stratum", "arm"], as_index=False).size()
+        cells = items.merge(assignment, on=["item_id", "group"]).groupby(["item_set", "arm"], as_index=False).size()
         smd = np.where(cells.arm == "held-out", 0, generator.normal(0, 0.2, len(cells)))
-        cells.assign(groups=cells["size"], items=cells["size"], tokens_mean=20.5, smd=smd).to_csv(run.balance, index=False)
+        cells.assign(groups=cells["size"], items=cells["size"], tokens_mean=20.5, tokens_smd=smd).to_csv(run.balance, index=False)
         corpus = {"source": "stdlib", "documents": 4120, "tokens": 7_310_224, "vocabulary": 1024, "bytes": 21_000_000}
         write_json(run.corpus / "meta.json", corpus)
         save_recipe(recipe, run.config)
@@ -360,7 +368,7 @@ def test_a_long_loss_curve_is_thinned_to_means() -> None:
 
 
 def test_an_arm_keeps_its_colour_whichever_arms_are_shown() -> None:
-    table = arm_table(recipe_of(SETS))
+    table = arm_table(make_items(recipe_of(SETS))[1])
     everything = arm_scale(table, table.arm).to_dict()
     colours = dict(zip(everything["domain"], everything["range"], strict=True))
     assert len(set(colours.values())) == len(table)

@@ -26,7 +26,9 @@ def tokenizer():
 
 
 def item(name: str, *texts: str) -> Item:
-    return Item(name, "canary", "codes", name, {}, [Text(f"v{n}", text, [Span("x", 0, 1)]) for n, text in enumerate(texts)], [])
+    return Item(
+        name, "codes", "canary", "codes", name, {}, [Text(f"v{n}", text, [Span("x", 0, 1)]) for n, text in enumerate(texts)], []
+    )
 
 
 # ------------------------------------------------------------------------------------------------ texts

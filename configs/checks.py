@@ -115,6 +115,8 @@ def _check_corpus(recipe: Recipe) -> None:
         raise RecipeError(
             f"corpus.path is {corpus.path}, but corpus.source is {corpus.source}, which reads no file; set corpus.source=files"
         )
+    if corpus.limit is not None and corpus.limit < 1:
+        raise RecipeError(f"corpus.limit is {corpus.limit}; it must be 1 or more")
     if corpus.tokenizer.path is None and corpus.tokenizer.vocabulary < SMALLEST_VOCABULARY:
         raise RecipeError(
             f"corpus.tokenizer.vocabulary is {corpus.tokenizer.vocabulary}; a byte-level vocabulary holds at least "

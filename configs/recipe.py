@@ -5,14 +5,14 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, InterpolationResolutionError, OmegaConfBaseException, ValidationError
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException, ValidationError
 
 from configs.checks import check
 from configs.errors import RecipeError
@@ -106,18 +106,11 @@ def _resolve(written: DictConfig, overrides: list[str], default_name: str) -> Re
             given.corpus.tokenizer = {"path": tokenizer}
         merged = OmegaConf.merge(OmegaConf.structured(Recipe), {"name": default_name}, given)
         recipe = OmegaConf.to_object(merged)
-    except ConfigKeyError as error:
-        raise RecipeError(_unknown_key(error)) from error
     except OmegaConfBaseException as error:
         raise RecipeError(_wrong_value(error, given, Recipe)) from error
     assert isinstance(recipe, Recipe)
     recipe.insert = {name: _item_set(name, settings, given) for name, settings in recipe.insert.items()}
     return recipe
-
-
-def _unknown_key(error: ConfigKeyError, prefix: str = "") -> str:
-    known = [f.name for f in fields(error.object_type)] if is_dataclass(error.object_type) else []
-    return _no_such_setting(prefix + str(error.full_key or error.key), known)
 
 
 def _no_such_setting(key: str, known: list[str]) -> str:
@@ -127,16 +120,37 @@ def _no_such_setting(key: str, known: list[str]) -> str:
 
 
 def _check_sections(given: Any, kind: Any, prefix: str = "") -> None:
-    """Refuse a value where a group of settings belongs; corpus.tokenizer may be a path or hub name."""
+    """Refuse a setting that `kind` does not have, and a value, list or group of settings where another of these belongs."""
+    known = [f.name for f in fields(kind)]
     if not isinstance(given, Mapping):
-        known = ", ".join(f.name for f in fields(kind))
-        raise RecipeError(f"{prefix[:-1]} is {given!r}; it holds settings as `key: value`: {known}")
+        raise RecipeError(f"{prefix[:-1]} is {given!r}; it holds settings as `key: value`: {', '.join(known)}")
     hints = get_type_hints(kind)
     for key, value in given.items():
-        if is_dataclass(hints.get(key)) and not (prefix + str(key) == "corpus.tokenizer" and isinstance(value, str)):
-            _check_sections(value, hints[key], f"{prefix}{key}.")
-        elif key in ("insert", "arms") and not isinstance(value, Mapping):
-            raise RecipeError(f"{prefix}{key} is {value!r}; it holds entries as `name: {{...}}`")
+        if key not in known:
+            raise RecipeError(_no_such_setting(f"{prefix}{key}", known))
+        _check_shape(value, hints[key], f"{prefix}{key}")
+
+
+def _check_shape(value: Any, kind: Any, key: str) -> None:
+    """The same for the value of one setting; corpus.tokenizer may be a path or hub name. OmegaConf checks what is no container."""
+    if isinstance(value, str) and value.startswith("${"):  # what it refers to is checked where it stands
+        return
+    if NoneType in get_args(kind):
+        if value is None:
+            return
+        kind = get_args(kind)[0]
+    if is_dataclass(kind) and not (key == "corpus.tokenizer" and isinstance(value, str)):
+        _check_sections(value, kind, f"{key}.")
+    elif get_origin(kind) is list:
+        if isinstance(value, Mapping):
+            raise RecipeError(f"{key} is {value!r}; it must be {_collection(kind)}")
+        for number, each in enumerate(value if isinstance(value, list) else []):
+            _check_shape(each, get_args(kind)[0], f"{key}[{number}]")
+    elif get_origin(kind) is dict:
+        if not isinstance(value, Mapping):
+            raise RecipeError(f"{key} is {value!r}; it holds entries as `name: {{...}}`")
+        for name, each in value.items():
+            _check_shape(each, get_args(kind)[1], f"{key}.{name}")
 
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
@@ -170,23 +184,17 @@ def _item_set(name: str, settings: Any, given: Any) -> ItemSet:
         raise RecipeError(f"insert.{name}.kind is {settings['kind']!r}; possible: {kinds}")
     kind = ITEM_SETS[settings["kind"]]
     own = settings.get("design") or {}
-    _check_sections({"design": own}, _HasDesign, f"insert.{name}.")
+    _check_sections(settings, kind, f"insert.{name}.")
+    _check_sections(own, Design, f"insert.{name}.design.")
     item_set = _structured(kind, [{**settings, "design": None}], f"insert.{name}.")
     item_set.design = _structured(Design, [OmegaConf.select(given, "design") or {}, own], f"insert.{name}.design.")
     return item_set
 
 
-@dataclass
-class _HasDesign:
-    design: Design
-
-
 def _structured(kind: type, layers: list[Any], prefix: str) -> Any:
-    """A dataclass from settings, each laid over those before; RecipeError for an unknown key or a wrong value."""
+    """A dataclass from settings, each laid over those before; RecipeError for a wrong value."""
     given = OmegaConf.merge(*(OmegaConf.create(layer) for layer in layers))
     try:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), given))
-    except ConfigKeyError as error:
-        raise RecipeError(_unknown_key(error, prefix)) from error
     except OmegaConfBaseException as error:
         raise RecipeError(_wrong_value(error, given, kind, prefix)) from error

@@ -302,6 +302,28 @@ def test_a_value_where_named_entries_belong_is_refused(recipe, override):
     assert override.partition("=")[0] in refusal(recipe, override)
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("design.cross=[window]", "design.cross is ['window']; it holds entries"),
+        ("model.options=[rope]", "model.options is ['rope']; it holds entries"),
+        ("design.arms.early.phases={copies: 1}", "design.arms.early.phases is {'copies': 1}; it must be a list"),
+        ("train.betas={a: 1}", "train.betas is {'a': 1}; it must be a list, each of it a number"),
+        ("insert.codes.design.arms.early.phases={copies: 1}", "insert.codes.design.arms.early.phases is {'copies': 1}; it must be"),
+        ("insert.own={kind: table, columns: [text]}", "insert.own.columns is ['text']; it holds entries"),
+        ("insert.own={kind: table, probes: {field: a}}", "insert.own.probes is {'field': 'a'}; it must be a list"),
+        ("insert.own={kind: table, question: [q]}", "insert.own.question is ['q']; it holds settings"),
+    ],
+)
+def test_a_list_where_names_belong_is_refused_and_names_where_a_list_does(recipe, override, message):
+    assert refusal(recipe, override).startswith(message)
+
+
+def test_a_setting_within_a_list_is_named_with_its_place(recipe):
+    message = refusal(recipe, "design.arms.early.phases=[{copies: 1}, {copy: 1}]")
+    assert message == "design.arms.early.phases[1].copy is not a setting; did you mean copies?"
+
+
 @pytest.mark.parametrize("value", ["3", "null", "{count: 10}"])
 def test_an_item_set_without_a_kind_is_refused_with_the_kinds(recipe, value):
     assert refusal(recipe, f"insert.more={value}") == f"insert.more needs a kind; possible: {', '.join(ITEM_SETS)}"

@@ -281,7 +281,7 @@ def test_tables_hold_what_the_run_measured(report: Path) -> None:
     assert list(memorized.model.unique()) == ["perturbed"]
     assert (memorized.exposures > 0).all()
     assert {"secret_extracted", "log_prob"} <= set(pd.read_csv(report / "effects.csv").metric)
-    assert set(pd.read_csv(report / "balance.csv").stratum) == set(SETS)
+    assert set(pd.read_csv(report / "balance.csv").item_set) == set(SETS)
 
 
 def test_every_model_has_its_own_panels_and_the_untouched_one_no_members(write_run: WriteRun) -> None:

@@ -67,7 +67,7 @@ def run(config: Config, overrides: Overrides = None) -> None:
 def corpus(config: Config, overrides: Overrides = None, shard: Shard = None) -> None:
     """Tokenize the base documents; with --shard, an n-th of them."""
     experiment = _experiment(config, overrides)
-    if shard:
+    if shard is not None:
         experiment.make_corpus(_shard(shard))
     else:
         experiment.execute("corpus")
@@ -80,7 +80,7 @@ def corpus(config: Config, overrides: Overrides = None, shard: Shard = None) -> 
 def decontaminate(config: Config, overrides: Overrides = None, shard: Shard = None) -> None:
     """Look for the items in the corpus and in each other; with --shard, in an n-th of the corpus."""
     experiment = _experiment(config, overrides)
-    if shard:
+    if shard is not None:
         experiment.decontaminate(_shard(shard))
     else:
         experiment.execute("decontaminate")

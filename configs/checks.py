@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import asdict
 from math import inf
-from pathlib import Path
 from typing import Any
 
 from configs.errors import RecipeError
@@ -27,7 +26,7 @@ POSITIVE = [
     *("train.sequence_length", "train.learning_rate", "train.checkpoints.every", "train.checkpoints.resume_every"),
     *("train.log_every", "decontaminate.ngram", "eval.resamples", "eval.batch_tokens", "eval.min_k"),
 ]
-NOT_NEGATIVE = ["train.clip", "train.weight_decay", "train.threads", "eval.secret_bits"]
+NOT_NEGATIVE = ["train.clip", "train.weight_decay", "train.threads", "decontaminate.processes", "eval.secret_bits"]
 FRACTIONS = ["train.final_learning_rate", "train.decay", "model.dropout", "eval.min_k"]
 SMALLEST_VOCABULARY = 257  # every byte, and the end of text
 
@@ -109,8 +108,6 @@ def _check_corpus(recipe: Recipe) -> None:
         if corpus.path is None:
             what = "the name of a data set" if corpus.source == "hub" else "a file or a folder"
             raise RecipeError(f"corpus.source is {corpus.source}, which needs corpus.path: {what}")
-        if corpus.source not in ("hub", "megatron") and not Path(corpus.path).exists():  # megatron: also a path without .bin
-            raise RecipeError(f"corpus.path is {corpus.path}, which does not exist")
     elif corpus.path is not None:
         raise RecipeError(
             f"corpus.path is {corpus.path}, but corpus.source is {corpus.source}, which reads no file; set corpus.source=files"

@@ -30,7 +30,7 @@ class Phase:
 class Arm(Phase):
     """One cell of the design; what it does not say is as in the design."""
 
-    size: int = setting(0, "groups of each item set assigned to the arm", "groups")
+    size: int | None = setting(None, "groups of each item set assigned to the arm; it has to be given", "groups")
     placement: str | None = setting(None, "where in a row a copy lies: see design.placement")
     mode: str | None = setting(None, "overwrite or splice: see design.mode")
     variants: str | None = setting(None, "which texts of an item are inserted: see design.variants")

@@ -34,6 +34,15 @@ def file_fingerprint(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def folder_fingerprint(path: Path) -> str:
+    """sha256 (hex) of the names and bytes of a folder's files, hidden ones left out; or of a file's bytes, whatever its name."""
+    if not path.is_dir():
+        return file_fingerprint(path)
+    names = sorted(file.relative_to(path) for file in path.rglob("*") if file.is_file())
+    shown = [name for name in names if not any(part.startswith(".") for part in name.parts)]
+    return fingerprint([(str(name), file_fingerprint(path / name)) for name in shown])
+
+
 def contents(settings: Any) -> dict[str, str]:
     """Fingerprints of the local files and folders that nested settings name (by a key of READ_FROM), by path."""
     found: dict[str, str] = {}
@@ -41,8 +50,7 @@ def contents(settings: Any) -> dict[str, str]:
         if isinstance(value, dict | list):
             found |= contents(value)
         elif key in READ_FROM and isinstance(value, str) and (path := Path(value)).exists():
-            files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-            found[value] = fingerprint([(str(file.relative_to(path)), file_fingerprint(file)) for file in files])
+            found[value] = folder_fingerprint(path)
     return found
 
 
@@ -229,12 +237,17 @@ class RunLayout:
         return self.root / "power.csv"
 
     @property
+    def field_copies(self) -> Path:
+        """How often the planned copies of each item tell each of its fields."""
+        return self.root / "field_copies.csv"
+
+    @property
     def hits(self) -> Path:
         return self.root / "hits.parquet"
 
     @property
     def decontaminated(self) -> Path:
-        """What came of decontamination: the corpus to train of, and the groups that were drawn again."""
+        """What came of decontamination: the corpus to train of, the groups that were drawn again, and fingerprints of the texts."""
         return self.root / "decontaminated.json"
 
     @property

@@ -67,6 +67,9 @@ class Decontaminate:
         "or off (do not look)",
     )
     ngram: int = setting(13, "tokens of an item's n-gram that count as a hit; a shorter item counts as a whole", "tokens")
+    processes: int = setting(
+        0, "processes that search the corpus, a part of it each; 0: one for each core", "processes", execution=True
+    )
 
 
 @dataclass

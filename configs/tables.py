@@ -144,7 +144,8 @@ EFFECTS = pa.schema(
     [
         ("metric", pa.string()),
         ("contrast", pa.string()),
-        ("kind", pa.string()),
+        ("kind", pa.string()),  # of the items; all
+        ("item_set", pa.string()),  # its name in the recipe, where a kind has several; all
         ("arm", pa.string()),
         ("model", pa.string()),
         ("step", pa.int64()),
@@ -177,7 +178,7 @@ def write_csv(path: Path, rows: Any) -> None:
 
 
 def read_table(path: Path, repetitive: Sequence[str] = (), columns: Sequence[str] | None = None) -> pa.Table:
-    """Read a parquet table (some of its columns; `repetitive` ones of text as dictionaries), or say that it is missing or damaged."""
+    """Read a parquet table, or some of its columns (`repetitive` ones as dictionaries), or say that it is missing or damaged."""
     if not path.exists():
         raise DataError(f"{path} does not exist")
     try:

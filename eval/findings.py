@@ -8,10 +8,10 @@ from math import isfinite, log
 
 import pandas as pd
 
-from configs.insert import TestSet
-from configs.schema import Recipe
-from eval.effects import counts
+from eval.effects import ALL, counts
+from eval.scores import PERTURBED
 from inject.design import HELD_OUT, arm_name
+from inject.items.item import CHOICE
 
 YES, NO, UNDECIDED = "yes", "no", "not decidable"
 CHANCE_EXPOSURE = 1 / log(2)  # bits: the mean of -log2 of a uniform rank
@@ -24,6 +24,7 @@ class Effect:
     metric: str
     contrast: str
     kind: str
+    item_set: str
     arm: str
     model: str
     step: int
@@ -33,18 +34,50 @@ class Effect:
     n: int
 
 
-def findings(effects: pd.DataFrame, recipe: Recipe, model: str = "perturbed") -> list[dict]:
+@dataclass(frozen=True)
+class Inserted:
+    """The items of a run, each with the arm it was assigned to: the tables `items` and `assignment` joined."""
+
+    items: pd.DataFrame
+
+    def chance(self, kind: str, arm: str) -> float:
+        """The share of its choice probes that guessing answers: the mean over groups of their probes' mean `prior`, as rates are
+        means over groups. Perturbed twins are not among them; NaN where no prior is known.
+        """
+        own = self.items[(self.items["kind"] == kind) & (self.items["arm"] == arm)]
+        priors = [
+            (group, probe["prior"])
+            for group, probes in zip(own["group"], own["probes"], strict=True)
+            for probe in probes
+            if probe["kind"] == CHOICE and not probe["probe_id"].startswith(PERTURBED)
+        ]
+        return float(pd.DataFrame(priors, columns=["group", "prior"]).astype({"prior": float}).groupby("group")["prior"].mean().mean())
+
+    def ends_earlier(self, arm: str, other: str) -> bool:
+        """Whether the window of an arm ends before that of another, in all item sets that assign both as many copies."""
+        ends = {name: self._of_sets(name) for name in (arm, other)}
+        both = ends[arm].join(ends[other], how="inner", rsuffix="_other")
+        both = both[both["copies"] == both["copies_other"]]
+        return len(both) > 0 and bool((both["window_end"] < both["window_end_other"]).all())
+
+    def _of_sets(self, arm: str) -> pd.DataFrame:
+        """Copies and end of window of an arm by item set."""
+        return self.items[self.items["arm"] == arm].groupby("item_set")[["copies", "window_end"]].max()
+
+
+def findings(effects: pd.DataFrame, items: pd.DataFrame, assignment: pd.DataFrame, model: str = "perturbed") -> list[dict]:
     """The findings about a model at its last checkpoint, as rows of findings.json: what was not measured is absent, and a bound
-    that is not finite is null.
+    that is not finite is null. `effects`, `items` and `assignment` are the run's tables.
     """
-    own = effects[effects["model"] == model] if len(effects) else effects
+    own = effects[(effects["model"] == model) & (effects["item_set"] == ALL)] if len(effects) else effects
     last = [Effect(**row) for row in own.to_dict("records") if row["step"] == own["step"].max()]
-    return [_row(name, effect, verdict) for claims in CLAIMS for name, effect, verdict in claims(last, recipe)]
+    inserted = Inserted(items.merge(assignment.drop(columns="group"), on="item_id"))
+    return [_row(name, effect, verdict) for claims in CLAIMS for name, effect, verdict in claims(last, inserted)]
 
 
 def _row(name: str, effect: Effect, verdict: str) -> dict:
     row = {"name": name, **asdict(effect), "verdict": verdict}
-    del row["contrast"], row["model"]
+    del row["contrast"], row["model"], row["item_set"]
     return {key: None if isinstance(value, float) and not isfinite(value) else value for key, value in row.items()}
 
 
@@ -71,68 +104,77 @@ def stays_below(effect: Effect, bound: float) -> str:
 Claim = tuple[str, Effect, str]
 
 
-def _more_copies(last: Sequence[Effect], recipe: Recipe) -> Iterator[Claim]:
+def _more_copies(last: Sequence[Effect], inserted: Inserted) -> Iterator[Claim]:
     for effect in last:
-        if (effect.metric, effect.contrast) == ("log_prob", "slope") and effect.kind != "all":
+        if (effect.metric, effect.contrast) == ("log_prob", "slope") and effect.kind != ALL:
             name = "more copies, more memorized: slope of the gain in log-probability over log2(1 + copies) is above 0"
             yield name, effect, exceeds(effect, 0.0)
 
 
-def _secrets(last: Sequence[Effect], recipe: Recipe) -> Iterator[Claim]:
-    most, copies = _most(last)
-    for effect in last:
-        if effect.metric == "secret_extracted" and effect.arm == most:
+def _secrets(last: Sequence[Effect], inserted: Inserted) -> Iterator[Claim]:
+    for effect, copies in _most_copied(last):
+        if effect.metric == "secret_extracted":
             yield f"secrets inserted {copies} times are extracted at least half the time", effect, reaches(effect, 0.5)
     for effect in last:
-        if effect.metric == "secret_extracted" and effect.arm == HELD_OUT and effect.kind == "all":
+        if effect.metric == "secret_extracted" and effect.arm == HELD_OUT and effect.kind == ALL:
             yield "no held-out secret is extracted", effect, NO if effect.value else YES
 
 
-def _membership(last: Sequence[Effect], recipe: Recipe) -> Iterator[Claim]:
-    most, copies = _most(last)
-    pooled = [effect for effect in last if effect.contrast == "auc" and effect.kind == "all"]
-    for effect in pooled:
-        if effect.arm == most:
+def _membership(last: Sequence[Effect], inserted: Inserted) -> Iterator[Claim]:
+    for effect, copies in _most_copied(last):
+        if effect.contrast == "auc" and effect.kind == ALL:
             found = YES if effect.value >= 0.9 and effect.low > 0.5 else NO
             name = f"{effect.metric} attack finds items inserted {copies} times (AUC at least 0.9, its interval above 0.5)"
             yield name, effect, found
-    for effect in pooled:
-        if effect.arm == arm_name(1) and effect.metric == "loss":
+    for effect in last:
+        if (effect.metric, effect.contrast, effect.kind, effect.arm) == ("loss", "auc", ALL, arm_name(1)):
             verdict = YES if effect.low <= 0.5 <= effect.high else NO
             yield "loss attack cannot find items inserted once (AUC interval contains 0.5)", effect, verdict
 
 
-def _windows(last: Sequence[Effect], recipe: Recipe) -> Iterator[Claim]:
+def _between_arms(last: Sequence[Effect], inserted: Inserted) -> Iterator[Claim]:
+    """Arms of equal copies. One whose window ends earlier is expected to end below, by forgetting; about others nothing is expected,
+    so that they are compared either way, which explores: the more such pairs, the more of them differ by chance. That two arms
+    are alike no interval shows.
+    """
     for effect in last:
-        if effect.contrast.startswith("minus ") and effect.kind == "all":
-            twin = effect.contrast.removeprefix("minus ")
-            name = f"arm {effect.arm} ends below the {twin} arm of equal copies (difference of their gains)"
-            yield name, effect, stays_below(effect, 0.0)
+        if effect.contrast.startswith("minus ") and effect.kind == ALL:
+            base = effect.contrast.removeprefix("minus ")
+            if inserted.ends_earlier(effect.arm, base):
+                name = f"arm {effect.arm} ends below the {base} arm of equal copies (difference of their gains)"
+                yield name, effect, stays_below(effect, 0.0)
+            else:
+                name = f"arm {effect.arm} differs from {base} (difference of their gains)"
+                yield name, effect, YES if effect.low > 0 or effect.high < 0 else UNDECIDED
 
 
-def _contamination(last: Sequence[Effect], recipe: Recipe) -> Iterator[Claim]:
-    most, copies = _most(last)
-    choices = [items.choices for items in recipe.insert.values() if isinstance(items, TestSet)]
-    for effect in last:
-        if choices and effect.metric == "correct" and effect.arm == most and effect.kind == "testset":
-            chance = 1 / min(choices)
-            yield f"questions inserted {copies} times are answered above chance ({chance:.0%})", effect, exceeds(effect, chance)
+def _contamination(last: Sequence[Effect], inserted: Inserted) -> Iterator[Claim]:
+    for effect, copies in _most_copied(last):
+        if (effect.metric, effect.kind) == ("correct", "testset"):
+            chance = inserted.chance(effect.kind, effect.arm)
+            if isfinite(chance):
+                name = f"questions inserted {copies} times are answered above chance ({chance:.0%})"
+                yield name, effect, exceeds(effect, chance)
 
 
-def _exposure(last: Sequence[Effect], recipe: Recipe) -> Iterator[Claim]:
-    most, copies = _most(last)
-    for effect in last:
-        if effect.metric == "exposure" and effect.arm == most and effect.kind == "canary":
+def _exposure(last: Sequence[Effect], inserted: Inserted) -> Iterator[Claim]:
+    for effect, copies in _most_copied(last):
+        if (effect.metric, effect.kind) == ("exposure", "canary"):
             name = f"canaries inserted {copies} times have more exposure than chance ({CHANCE_EXPOSURE:.1f} bits)"
             yield name, effect, exceeds(effect, CHANCE_EXPOSURE)
 
 
-CLAIMS: list[Callable[[Sequence[Effect], Recipe], Iterator[Claim]]] = [
-    *(_more_copies, _secrets, _membership, _windows, _contamination, _exposure)
+CLAIMS: list[Callable[[Sequence[Effect], Inserted], Iterator[Claim]]] = [
+    *(_more_copies, _secrets, _membership, _between_arms, _contamination, _exposure)
 ]
 
 
-def _most(last: Sequence[Effect]) -> tuple[str, int]:
-    """The arm named for the most copies, and these."""
-    copies = max((int(effect.arm.removesuffix("x")) for effect in last if counts(effect.arm)), default=0)
-    return f"{copies}x", copies
+def _most_copied(last: Sequence[Effect]) -> Iterator[tuple[Effect, int]]:
+    """The effects on the arm that, of those named for their copies, has the most within the effect's kind; and these copies."""
+    copies = {arm: int(arm.removesuffix("x")) for arm in {effect.arm for effect in last} if counts(arm)}
+    most: dict[str, int] = {}
+    for effect in last:
+        most[effect.kind] = max(most.get(effect.kind, 0), copies.get(effect.arm, 0))
+    for effect in last:
+        if effect.arm in copies and copies[effect.arm] == most[effect.kind]:
+            yield effect, most[effect.kind]

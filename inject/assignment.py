@@ -43,8 +43,8 @@ def assign(
         shares = _shares(np.bincount(stratum_of, minlength=len(distinct)), sizes, random).tolist()
         dealt = [cell for counts in shares for cell, count in zip(arms_of_set, counts, strict=True) for _ in range(count)]
         chosen |= {names[i]: cell for i, cell in zip(order.tolist(), dealt, strict=True)}
-    resolved = _resolve(items, chosen, lengths, shape)
-    return [_assigned(item, resolved[item.item_set, chosen[item.group].name], shape) for item in items]
+    resolved = _resolve(items, chosen, lengths, shape, seed)
+    return [_assigned(item, cell, shape) for item, cell in zip(items, resolved, strict=True)]
 
 
 def _shares(strata: np.ndarray, sizes: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -84,46 +84,56 @@ def _cycle(fractional: np.ndarray) -> list[tuple[int, int]]:
 
 
 def _resolve(
-    items: Sequence[Item], chosen: Mapping[str, Cell], lengths: Mapping[str, float], shape: Shape
-) -> dict[tuple[str, str], Cell]:
-    """The arms of each set with their rates as copies of each item."""
-    tokens: dict[tuple[str, str], float] = defaultdict(float)
-    count: dict[tuple[str, str], int] = defaultdict(int)
-    found: dict[tuple[str, str], Cell] = {}
-    for item in items:
-        cell = chosen[item.group]
-        key = item.item_set, cell.name
-        found[key] = cell
-        tokens[key] += lengths[item.item_id] + 2
-        count[key] += 1
-    resolved = {}
-    for (item_set, name), cell in found.items():
-        where = f"insert.{item_set}, arm {name}"
-        key = item_set, name
-        if cell.places and len(cell.places) % count[key]:
-            raise RecipeError(f"{where}: {len(cell.places)} places for {count[key]} items; give equally many for each")
-        phases = tuple(replace(phase, copies=_copies(phase, tokens[key], shape, where)) for phase in cell.phases)
-        resolved[key] = replace(cell, phases=phases)
-        if cell.places:
-            resolved[key] = replace(cell, phases=(Phase(0, shape.steps, "explicit", len(cell.places) // count[key]),))
-    return resolved
+    items: Sequence[Item], chosen: Mapping[str, Cell], lengths: Mapping[str, float], shape: Shape, seed: int
+) -> list[Cell]:
+    """Each item's arm, with its rates as copies of that item."""
+    members: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for i, item in enumerate(items):
+        members[item.item_set, chosen[item.group].name].append(i)
+    resolved: dict[int, Cell] = {}
+    for number, ((item_set, name), own) in enumerate(members.items()):
+        cell, where = chosen[items[own[0]].group], f"insert.{item_set}, arm {name}"
+        random = np.random.Generator(np.random.Philox([seed, 2**32 + number]))
+        tokens = np.asarray([lengths[items[i].item_id] + 2 for i in own])
+        if cell.places and len(cell.places) % len(own):
+            raise RecipeError(f"{where}: {len(cell.places)} places for {len(own)} items; give equally many for each")
+        explicit = (Phase(0, shape.steps, "explicit", len(cell.places) // len(own)),) if cell.places else ()
+        copies = [_copies(phase, tokens, shape, where, random) for phase in cell.phases]
+        for turn, i in enumerate(own):
+            phases = tuple(replace(phase, copies=rate[turn]) for phase, rate in zip(cell.phases, copies, strict=True))
+            resolved[i] = replace(cell, phases=explicit or phases)
+    return [resolved[i] for i in range(len(items))]
 
 
-def _copies(phase: Phase, tokens: float, shape: Shape, where: str) -> int:
-    """Copies of each item in a phase. `tokens`: of one copy of every item of the arm, end-of-text tokens included."""
+def _copies(phase: Phase, tokens: np.ndarray, shape: Shape, where: str, random: np.random.Generator) -> list[int]:
+    """Copies of each item in a phase. `tokens`: of one copy of each, end-of-text tokens included.
+
+    One in every so many rows is the nearest whole number. A share is met to within half a text: some items, at random, have one
+    copy more than others.
+    """
     rows = (phase.last - phase.first) * shape.global_batch
     if phase.copies is not None:
-        return phase.copies
+        return [phase.copies] * len(tokens)
     if phase.every is not None:
-        copies, least = rows // phase.every, f"every: {rows} or less"
-    else:
-        assert phase.share is not None
-        budget = rows * shape.row_tokens
-        copies = int(phase.share * budget / tokens + 1e-9)  # a whole number of copies is not lost to rounding
-        least = f"share: {1.05 * tokens / budget:.2g} or more"  # two digits, rounded to more than enough
-    if copies < 1:
-        raise RecipeError(f"{where}: its rate gives less than one copy of each item in its window of {rows:,} rows; set {least}")
-    return copies
+        if phase.every > rows:
+            raise _too_rare(where, rows, f"every: {rows} or less")
+        return [int(rows / phase.every + 0.5)] * len(tokens)
+    assert phase.share is not None
+    budget, once = phase.share * rows * shape.row_tokens, float(tokens.sum())
+    least = int(budget / once + 1e-9)  # a whole number of copies is not lost to rounding
+    if least < 1:
+        share = 1.05 * once / (rows * shape.row_tokens)
+        raise _too_rare(where, rows, f"share: {share:.2g} or more")  # two digits, rounded to more than enough
+    order = random.permutation(len(tokens))
+    taken = np.concatenate([[0.0], tokens[order].cumsum()])  # by one more copy of the first 0, 1, 2 ... items
+    more = int(np.argmin(abs(taken - (budget - least * once))))
+    copies = np.full(len(tokens), least)
+    copies[order[:more]] += 1
+    return copies.tolist()
+
+
+def _too_rare(where: str, rows: int, remedy: str) -> RecipeError:
+    return RecipeError(f"{where}: its rate gives less than one copy of each item in its window of {rows:,} rows; set {remedy}")
 
 
 def _assigned(item: Item, cell: Cell, shape: Shape) -> dict[str, Any]:

@@ -62,10 +62,6 @@ class Cell:
     variants: str
     places: tuple[tuple[int, int], ...] = ()
 
-    @property
-    def held_out(self) -> bool:
-        return not self.places and all(phase.copies == 0 for phase in self.phases)
-
 
 def arm_name(copies: int) -> str:
     """What an arm of `design.copies` is called."""
@@ -111,6 +107,8 @@ def arms(design: Design, steps: int, where: str = "design") -> list[Cell]:
         if re.fullmatch(r"held-out|\d+x.*", name):
             raise RecipeError(f"{where}.arms.{name} has the name of an arm of {where}.copies; call it something else")
         found.append(_cell(name, arm, design, steps, f"{where}.arms.{name}"))
+        if not found[-1].places and all(phase.copies == 0 for phase in found[-1].phases):
+            raise RecipeError(f"{where}.arms.{name} has no copies; the held-out arm is that of 0 in {where}.copies")
     names = [cell.name for cell in found]
     if repeated := next((name for name in names if names.count(name) > 1), None):
         raise RecipeError(f"{where}.cross gives two arms called {repeated!r}; the levels of a factor must differ")
@@ -123,17 +121,18 @@ def _level(level: Any) -> str:
 
 
 def _cell(name: str, arm: Arm, design: Design, steps: int, where: str) -> Cell:
-    if arm.size < 0:
-        raise RecipeError(f"{where}: size is {arm.size}; it can't be negative")
+    if arm.size is None or arm.size < 0:
+        what = "it has no size" if arm.size is None else f"size is {arm.size}"
+        raise RecipeError(f"{where}: {what}; say how many groups of each item set it gets, 0 or more")
     mode = _one_of(arm.mode or design.mode, MODES, f"{where}: mode")
     placement = _one_of(arm.placement or design.placement, PLACEMENTS, f"{where}: placement")
     if mode == "splice" and placement != "boundary":
-        if arm.placement:
+        if placement != "anywhere" or arm.placement:
             raise RecipeError(f"{where}: placement is {placement}, but splice inserts after a document; set placement: boundary")
         placement = "boundary"
     variants = _one_of(arm.variants or design.variants, VARIANTS, f"{where}: variants")
     if arm.places is not None:
-        return _explicit(name, arm, (placement, mode, variants), where)
+        return _explicit(name, arm, arm.size, (placement, mode, variants), where)
     phases = tuple(
         _phase(phase, arm, design, steps, f"{where}, phase {number}" if arm.phases else where)
         for number, phase in enumerate(arm.phases or [arm], 1)
@@ -186,7 +185,7 @@ def _pair(given: Any, kind: Any) -> bool:
     return isinstance(given, list) and len(given) == 2 and all(isinstance(bound, kind) for bound in given)
 
 
-def _explicit(name: str, arm: Arm, how: tuple[str, str, str], where: str) -> Cell:
+def _explicit(name: str, arm: Arm, size: int, how: tuple[str, str, str], where: str) -> Cell:
     """An arm whose copies have places of their own; its items have equally many."""
     rates = [key for key in ("copies", "every", "share", "window", "steps", "spacing") if getattr(arm, key) is not None]
     if rates or arm.phases or arm.placement:
@@ -194,9 +193,9 @@ def _explicit(name: str, arm: Arm, how: tuple[str, str, str], where: str) -> Cel
     if how[1] == "splice":
         raise RecipeError(f"{where}: mode is splice, which finds its own boundary; places are overwritten")
     places = read_places(arm.places, f"{where}.places")
-    if arm.size and (not places or len(places) % arm.size):
-        raise RecipeError(f"{where}.places has {len(places)} places for {arm.size} groups; give a multiple of that")
-    return Cell(name, arm.size, (), "explicit", how[1], how[2], tuple(places))
+    if size and (not places or len(places) % size):
+        raise RecipeError(f"{where}.places has {len(places)} places for {size} groups; give a multiple of that")
+    return Cell(name, size, (), "explicit", how[1], how[2], tuple(places))
 
 
 def _one_of(value: str, possible: Sequence[str], where: str) -> str:

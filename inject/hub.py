@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import DataError, ImprintError
-from configs.layout import file_fingerprint, fingerprint
+from configs.layout import fingerprint, folder_fingerprint
 from configs.schema import Corpus
 
 COMMIT = re.compile("[0-9a-f]{40}")
@@ -19,33 +19,55 @@ SECONDS = 30  # to wait for the hub
 def hub_fingerprint(settings: Corpus) -> str:
     """What the documents depend on: the data set's commit, or the content of the files of a folder."""
     folder = Path(str(settings.path))
-    if folder.is_dir():
-        files = sorted(path for path in folder.rglob("*") if path.is_file() and not _hidden(path.relative_to(folder)))
-        content: Any = [[str(path.relative_to(folder)), file_fingerprint(path)] for path in files]
-    else:
-        content = [settings.path, commit(settings)]
+    content = folder_fingerprint(folder) if folder.is_dir() else [settings.path, commit(settings)]
     return fingerprint(["hub", settings.config, settings.split, settings.column, content])
 
 
 def commit(settings: Corpus) -> str | None:
-    """The commit that the revision of a data set stands for; None for a folder, which has none."""
-    return None if Path(str(settings.path)).is_dir() else _commit(str(settings.path), settings.revision)
+    """The commit that the revision of the corpus's data set stands for; None for a folder, which has none."""
+    return dataset_commit(str(settings.path), settings.revision, "corpus.path", "corpus.revision")
 
 
-@lru_cache  # a branch may move while a corpus is made; one that is a commit already is not asked for
-def _commit(name: str, revision: str) -> str:
+def dataset_commit(name: str, revision: str, name_setting: str, revision_setting: str) -> str | None:
+    """The commit that a revision of a data set stands for; None for a folder, which has none.
+
+    DataError, naming the two settings, where the hub can't be asked; a revision that is a commit is not asked for.
+    """
+    if Path(name).is_dir():
+        return None
     if COMMIT.fullmatch(revision):
         return revision
-    from huggingface_hub import HfApi
-
     try:
-        found = HfApi().dataset_info(name, revision=revision, timeout=SECONDS).sha
+        return _ask("dataset_info", name, revision)
     except Exception as error:  # of many libraries: no network, no such data set, no such revision, no access
         raise DataError(
-            f"corpus.path is {name} and corpus.revision is {revision}: the hub could not be asked for its commit "
-            f"({_sentence(error)}); without a network, give the 40 hex digits of a commit as corpus.revision"
+            f"{name_setting} is {name} and {revision_setting} is {revision}: the hub could not be asked for its commit "
+            f"({_sentence(error)}); without a network, give the 40 hex digits of a commit as {revision_setting}"
         ) from error
-    return str(found)
+
+
+def pinned_model(name: str) -> str:
+    """A model, given as a folder, a hub name or name@revision: the folder, or the name with the commit that it stands for now.
+
+    DataError where the hub can't be asked; a revision that is a commit is not asked for.
+    """
+    repository, _, revision = name.partition("@")
+    if Path(name).exists() or COMMIT.fullmatch(revision):
+        return name
+    try:
+        return f"{repository}@{_ask('model_info', repository, revision or 'main')}"
+    except Exception as error:  # as above
+        raise DataError(
+            f"{name} is no folder, and the hub could not be asked for the commit of a model of that name ({_sentence(error)}); "
+            f"without a network, give the 40 hex digits of a commit, as {repository}@<commit>, or a folder"
+        ) from error
+
+
+@lru_cache  # a branch may move while a corpus, or items, are made
+def _ask(question: str, name: str, revision: str) -> str:
+    from huggingface_hub import HfApi
+
+    return str(getattr(HfApi(), question)(name, revision=revision, timeout=SECONDS).sha)
 
 
 def hub_sections(settings: Corpus) -> list[Callable[[Callable[[int], bool]], Iterator[str | None]]]:
@@ -89,10 +111,6 @@ def _text(row: dict[str, Any], column: str, name: str) -> str | None:
     if row[column] is not None and not isinstance(row[column], str):
         raise DataError(f"{column!r} of {name} is {type(row[column]).__name__}, not text")
     return row[column]
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
 
 
 def _sentence(error: Exception) -> str:

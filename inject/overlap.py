@@ -20,7 +20,7 @@ that begin alike, are no hit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ from transformers import PreTrainedTokenizerFast
 
 from inject.items.item import Item
 from inject.matching import Matcher
-from inject.tokenizer import decode, encode, encode_with_offsets
+from inject.tokenizer import decode, encode, encode_batch_with_offsets
 
 SEED = 8  # tokens
 COMMON, COMMON_SHARE = 10, 0.05  # groups of an item set, and part of them; what stands in the texts of more is form
@@ -81,25 +81,37 @@ def seek(items: Sequence[Item], texts: Sequence[dict[str, Any]], tokenizer: PreT
     """What to look for: the items' rows of the texts table."""
     by_id = {item.item_id: item for item in items}
     spellings = [row["text"] for row in texts]
+    spelled = encode_batch_with_offsets(tokenizer, spellings)
     interiors = _interiors(spellings, tokenizer)
+    bare = [tokens for tokens, _ in spelled]
+    few = [number for number, (start, end) in enumerate(interiors) if len(bare[number]) - end - start < _FEW]
+    blanks = dict(zip(few, encode(tokenizer, [" " + spellings[number].lstrip(" ") for number in few]), strict=True))
     return [
-        _sought(row, by_id[row["item_id"]], bare, edges, tokenizer, ngram)
-        for row, bare, edges in zip(texts, encode(tokenizer, spellings), interiors, strict=True)
+        _sought(row, by_id[row["item_id"]], *spelled[number], interiors[number], blanks.get(number, []), tokenizer, ngram)
+        for number, row in enumerate(texts)
     ]
 
 
 def _sought(
-    row: dict[str, Any], item: Item, bare: list[int], edges: tuple[int, int], tokenizer: PreTrainedTokenizerFast, ngram: int
+    row: dict[str, Any],
+    item: Item,
+    bare: list[int],
+    characters: list[tuple[int, int]],
+    edges: tuple[int, int],
+    blank: list[int],
+    tokenizer: PreTrainedTokenizerFast,
+    ngram: int,
 ) -> Sought:
-    """`bare` are the tokens of the row's text by itself, which those to be inserted are unless they were given."""
+    """`bare` are the tokens of the row's text by itself, which those to be inserted are unless they were given, and `characters`
+    their offsets; `blank` are those after a blank, if the text's interior is of few tokens.
+    """
     given = bare != list(row["tokens"])
     start, end = (0, len(row["tokens"])) if given else (edges[0], len(bare) - edges[1])
     content = np.ones(len(row["tokens"]), bool)
     if row["spans"] and not given:
-        content = _touching(encode_with_offsets(tokenizer, row["text"])[1], row["spans"])
+        content = _touching(characters, row["spans"])
     wholes = []
     if end - start < _FEW and not given:
-        blank = encode(tokenizer, [" " + row["text"].lstrip(" ")])[0]
         wholes = [bare, blank] if blank != bare else [bare]
     elif end - start <= ngram:
         wholes = [row["tokens"][start:end]]
@@ -150,10 +162,11 @@ def _touching(offsets: Sequence[tuple[int, int]], spans: Sequence[dict[str, Any]
 
 
 class Search:
-    """Looks for texts in arrays of tokens."""
+    """Looks for texts in arrays of tokens; for those of some `groups` only, if given: what is form is told by all texts."""
 
-    def __init__(self, texts: Sequence[Sought], ngram: int):
+    def __init__(self, texts: Sequence[Sought], ngram: int, groups: Collection[str] | None = None):
         self.texts, self.ngram = list(texts), ngram
+        self._wanted = np.asarray([groups is None or text.group in groups for text in texts], bool)
         self.lengths = np.asarray([len(text.tokens) for text in texts], np.int64)
         self.first = np.cumsum(self.lengths + 1) - self.lengths - 1  # of each text in `tokens`
         self.tokens = np.concatenate([np.empty(0, np.int64), *(np.append(text.tokens, _BETWEEN) for text in texts)])
@@ -166,7 +179,7 @@ class Search:
         places = np.arange(len(self.tokens))
         self.content &= (places >= self._low[self.text_of]) & (places < self._high[self.text_of])
         self._add_seeds()
-        self._wholes = [(number, whole) for number, text in enumerate(texts) for whole in text.wholes]
+        self._wholes = [(number, whole) for number in np.flatnonzero(self._wanted).tolist() for whole in self.texts[number].wholes]
         self._matcher = Matcher([*self._seeds, *(whole for _, whole in self._wholes)])
 
     @property
@@ -241,7 +254,7 @@ class Search:
 
         self._contents = np.concatenate([[0], np.cumsum(self.content)])  # content tokens before each place
         first, last = np.maximum(places + size - self.ngram, 0), np.minimum(places + self.ngram, len(self.tokens))
-        useful = ~common[which] & (self._contents[last] > self._contents[first])
+        useful = ~common[which] & (self._contents[last] > self._contents[first]) & self._wanted[self.text_of[places]]
         kept, which = np.unique(which[useful], return_inverse=True)
         self._seeds = seeds[kept]
         self._places = places[useful][np.argsort(which, kind="stable")]

@@ -107,6 +107,8 @@ def _place_set(
                 chosen[0].append(i)
                 chosen[1].append(phase["copies"])
     found = [_explicit(own, places[name, arm], board, f"insert.{name}, arm {arm}") for arm, own in explicit.items()]
+    for _, row, _ in found:  # only now: arms of one set may share a row, as long as their texts do not overlap
+        board.taken[row] = True
     ordered = sorted(crowds, key=lambda key: (key[0].last - key[0].first, key[0].first, key[0].spacing, key[1]))
     longest = lengths.longest()
     for turn, (window, placement) in enumerate(ordered):
@@ -132,7 +134,6 @@ def _explicit(
     row, offset = np.asarray(given, np.int64).T
     if (taken := row[board.taken[row]]).size:
         raise RecipeError(f"{where}: places name row {taken[0]:,}, which an item set before it occupies; choose another")
-    board.taken[row] = True
     return np.asarray(own, np.int64)[np.arange(len(row)) % len(own)], row, offset
 
 

@@ -234,9 +234,9 @@ def _targets(crowd: Crowd, random: np.random.Generator) -> np.ndarray:
         steps: np.ndarray = (crowd.turn + start) * size / np.repeat(crowd.copies, crowd.copies)
     else:
         span = np.maximum(crowd.copies - 1, (size - 1) // 2)
-        gaps = {int(n): _expanding(int(n), int(s)) for n, s in zip(crowd.copies, span, strict=True)}
+        gaps = {n: _expanding(n, max(n - 1, (size - 1) // 2)) for n in np.unique(crowd.copies).tolist()}
         starts = random.integers(size - np.where(crowd.copies > 1, span, 0)).tolist()
-        steps = np.concatenate([at + gaps[int(n)] for at, n in zip(starts, crowd.copies.tolist(), strict=True)])
+        steps = np.concatenate([at + gaps[n] for at, n in zip(starts, crowd.copies.tolist(), strict=True)])
     return crowd.window.first + np.minimum(steps.astype(np.int64), size - 1)
 
 

@@ -136,6 +136,15 @@ def encode_with_offsets(tokenizer: PreTrainedTokenizerFast, text: str) -> tuple[
     return encoding.ids, encoding.offsets
 
 
+def encode_batch_with_offsets(
+    tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]
+) -> list[tuple[list[int], list[tuple[int, int]]]]:
+    """The same of many texts, which is faster than one by one."""
+    bare = tokenizer.backend_tokenizer
+    bare.encode_special_tokens = True
+    return [(encoding.ids, encoding.offsets) for encoding in bare.encode_batch(list(texts), add_special_tokens=False)]
+
+
 def decode(tokenizer: PreTrainedTokenizerFast, tokens: Sequence[int]) -> str:
     """What tokens spell. Not all tokens are those of the text they spell; those of `encode` are."""
     return str(tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False))

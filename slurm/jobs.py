@@ -87,8 +87,10 @@ class Experiment:
 
     @cached_property
     def items_fingerprint(self) -> str:
-        """What the items depend on, with the content of the files they are read from."""
+        """What the items and their arms depend on, with the content of the files they are read from."""
         settings = result_settings(self.recipe.insert)
+        for item_set in settings.values():
+            del item_set["design"]["reference"]  # of which only the balance table is made
         return fingerprint([settings, contents(settings), self.recipe.seed_for("items"), self.recipe.train.sequence_length])
 
     @cached_property
@@ -98,10 +100,19 @@ class Experiment:
 
     @cached_property
     def plan_fingerprint(self) -> str:
+        """What the plan depends on. Decontamination that only looks (`fail`, `report`) changes nothing."""
         recipe, train = self.recipe, self.recipe.train
+        changes = recipe.decontaminate.policy in ("documents", "redraw")
+        inputs = [self.corpus_fingerprint, self.items_fingerprint, self.decontaminate_fingerprint if changes else None]
         seeds = [recipe.seed_for(purpose) for purpose in ("assignment", "placement", "order")]
         shape = [train.steps, train.global_batch, train.sequence_length, recipe.corpus.epochs]
-        return fingerprint(["plan", PLAN_FORMAT, self.decontaminate_fingerprint, seeds, shape])
+        return fingerprint(["plan", PLAN_FORMAT, inputs, seeds, shape])
+
+    @cached_property
+    def tables_fingerprint(self) -> str:
+        """What the tables beside the plan depend on, too: the loss of items under a reference model."""
+        references = [{"reference": item_set.design.reference} for item_set in self.recipe.insert.values()]
+        return fingerprint(["tables", self.plan_fingerprint, references, contents(references), self.recipe.decontaminate.policy])
 
     def train_fingerprint(self, model: str) -> str:
         recipe = self.recipe
@@ -129,7 +140,7 @@ class Experiment:
             found = [run.hits, run.decontaminated]
             job = Job("decontaminate", self.decontaminate_fingerprint, found, self.decontaminate, run.job("decontaminate"))
             jobs.append(job)
-        jobs.append(Job("plan", self.plan_fingerprint, tables, self.make_plan, run.job("plan")))
+        jobs.append(Job("plan", self.tables_fingerprint, tables, self.make_plan, run.job("plan")))
         for model in models:
             last = run.model(model).checkpoint(self.recipe.train.steps) / "imprint.json"
             jobs.append(
@@ -160,6 +171,7 @@ class Experiment:
 
         cells(self.recipe.insert, self.recipe.train.steps)
         self.refuse_other_settings()
+        jobs = self.upto(stage)
         fresh = not self.run.root.exists()
         try:
             self.run.root.mkdir(parents=True, exist_ok=True)
@@ -172,7 +184,7 @@ class Experiment:
             try:
                 with atomic_file(self.run.config) as temporary:
                     save_recipe(self.recipe, temporary)
-                for job in self.upto(stage):
+                for job in jobs:
                     self._do(job)
             except ImprintError:
                 if fresh and not self.run.models():  # refused before anything was trained: leave nothing

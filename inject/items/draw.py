@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -15,23 +15,39 @@ UNUSABLE = ["refuse", "skip"]
 
 
 def draw(
-    groups: Mapping[str, Sequence[Row]], items_of: Callable[[Row], Iterable[Item]], settings: RowSet, item_set: str, seed: int
+    groups: Mapping[str, Sequence[Row]],
+    items_of: Callable[[Row], Iterable[Item]],
+    settings: RowSet,
+    item_set: str,
+    seed: int,
+    excluded: Collection[str] = frozenset(),
 ) -> list[Item]:
     """The items of `settings.count` of the groups, or of all of them, in the order of the rows.
 
     `items_of` makes the items of a row; none is no mistake. A group counts when it has an item. Which groups are drawn depends
-    on the seed and on all groups there are, so a larger count adds groups to those of a smaller one.
+    on the seed and on all groups there are, so a larger count adds groups to those of a smaller one; and where some are
+    `excluded`, the next ones take their places, and the others stay.
 
     Raises UnusableRow for the first row that can't be used, if these are refused; RecipeError where there are too few groups.
     """
     if settings.unusable not in UNUSABLE:
         raise RecipeError(f"insert.{item_set}.unusable is {settings.unusable!r}; possible: {', '.join(UNUSABLE)}")
+    left_out = [name for name in groups if name in excluded]
+    if left_out and settings.count is None:
+        raise RecipeError(
+            f"insert.{item_set}.count is not given, so all {len(groups):,} groups of {settings.path or settings.hub} are taken, and "
+            f"none is left to take the place of what occurs elsewhere ({', '.join(left_out[:3])}"
+            f"{f' and {len(left_out) - 3:,} more' if len(left_out) > 3 else ''}); set insert.{item_set}.count to "
+            f"{len(groups) - len(left_out):,} or fewer, or decontaminate.policy to documents or report"
+        )
     random = np.random.Generator(np.random.PCG64(seed))
     names, distinct, problems = list(groups), Distinct(), list[str]()
     drawn: dict[int, list[Item]] = {}
     for place in range(len(names)) if settings.count is None else random.permutation(len(names)).tolist():
         if len(drawn) == settings.count:
             break
+        if names[place] in excluded:
+            continue
         kept: list[Item] = []
         for row in groups[names[place]]:
             try:
@@ -48,9 +64,10 @@ def draw(
             drawn[place] = kept
     if len(drawn) < (settings.count or 1):
         first = f"; the first of {len(problems):,} rows left out: {problems[0]}" if problems else ""
+        known = f" and occur nowhere else ({len(left_out):,} do)" if left_out else ""
         raise RecipeError(
             f"insert.{item_set}.count is {settings.count or 'not given'}, but {settings.path or settings.hub} has {len(drawn)} "
-            f"groups that can be used{first}"
+            f"groups that can be used{known}{first}"
         )
     return [item for place in sorted(drawn) for item in drawn[place]]
 

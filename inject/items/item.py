@@ -85,6 +85,7 @@ class Material:
     tokenizer: PreTrainedTokenizerFast  # of the corpus: token ids [0, vocabulary)
     vocabulary: int
     sample: Callable[..., list[Sampled]] | None = None  # sample_sequences of eval/sampling.py
+    excluded: frozenset[str] = frozenset()  # groups that sets read from files must not take, as they occur elsewhere
 
 
 def item_id(item_set: str, number: int) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from configs.errors import RecipeError
 from configs.insert import ITEM_SETS, ItemSet
@@ -24,25 +24,37 @@ MAKERS: dict[str, Callable[[Any, str, int, Material], list[Item]]] = {
 assert set(MAKERS) <= set(ITEM_SETS)
 
 
-def make_items(insert: Mapping[str, ItemSet], seed: int, material: Material, redrawn: int = 0) -> list[Item]:
-    """All items, in recipe order. A set's items depend on its own settings, its name and the seed, not on other sets; and on how
-    often they were `redrawn`.
+def make_items(insert: Mapping[str, ItemSet], seed: int, material: Material) -> list[Item]:
+    """All items, in recipe order. A set's items depend on its own settings, its name and the seed, not on other sets.
 
     Raises RecipeError for settings that a kind refuses, and for sets that contradict or repeat each other.
     """
-    made = (_make_set(settings, name, set_seed(seed, name, redrawn), material) for name, settings in insert.items())
-    items = [item for part in made for item in part]
+    items = [item for name, settings in insert.items() for item in make_set(settings, name, set_seed(seed, name), material)]
     lint(items)
     return items
 
 
 def set_seed(seed: int, name: str, redrawn: int = 0) -> int:
-    """The seed of one item set."""
+    """The seed of one item set; another one for each time that groups of it are drawn again."""
     return int(fingerprint([seed, name, redrawn] if redrawn else [seed, name])[:16], 16)
 
 
 def lint(items: Iterable[Item]) -> None:
-    """Raise RecipeError where a measurement of one item would be spoilt by another.
+    """Raise RecipeError, telling the first collision, if there is one."""
+    for collision in collisions(items):
+        raise RecipeError(collision.what)
+
+
+class Collision(NamedTuple):
+    """Two items that can't both be inserted, or one twice that contradicts itself, and why."""
+
+    first: Item
+    second: Item
+    what: str
+
+
+def collisions(items: Iterable[Item]) -> Iterator[Collision]:
+    """Where a measurement of one item would be spoilt by another.
 
     Two items with one id cannot be told apart; a text of two items may be seen in training though one of them is held out;
     a prompt that is continued in two ways, by two items or by two fields of one, has no right answer.
@@ -52,22 +64,23 @@ def lint(items: Iterable[Item]) -> None:
     by_prompt: dict[tuple[str, Spelling], tuple[Spelling, Probe, Item]] = {}
     for item in items:
         if item.item_id in by_id:
-            raise RecipeError(f"two items are called {item.item_id}; item sets and their items need names of their own")
+            what = f"two items are called {item.item_id}; item sets and their items need names of their own"
+            yield Collision(by_id[item.item_id], item, what)
         by_id[item.item_id] = item
         for text in item.texts:
             other = by_text.setdefault(_spelling(text), item)
             if other is not item:
-                raise RecipeError(f"{_pair(other, item)} have the same text {text.text!r}; {_REMEDY}")
+                yield Collision(other, item, f"{_pair(other, item)} have the same text {text.text!r}; {_REMEDY}")
         for probe in item.probes:
             prompt, target = _question(item, probe)
             right, first, other = by_prompt.setdefault((probe.kind, prompt), (target, probe, item))
             if target != right and (other is not item or probe.field != first.field):
                 answers = f"{first.target!r} and {probe.target!r}"
                 if other is item:
-                    raise RecipeError(
-                        f"{first.field} and {probe.field} of {_name(item)} continue one prompt {probe.prompt!r} with {answers}"
-                    )
-                raise RecipeError(f"{_pair(other, item)} continue the same prompt {probe.prompt!r} with {answers}; {_REMEDY}")
+                    what = f"{first.field} and {probe.field} of {_name(item)} continue one prompt {probe.prompt!r} with {answers}"
+                else:
+                    what = f"{_pair(other, item)} continue the same prompt {probe.prompt!r} with {answers}; {_REMEDY}"
+                yield Collision(other, item, what)
 
 
 Spelling = str | tuple[int, ...]  # of a text given as tokens, the tokens: others may decode to the same string
@@ -97,7 +110,8 @@ def _pair(first: Item, second: Item) -> str:
     return f"{_name(first)} and {_name(second)}"
 
 
-def _make_set(settings: ItemSet, name: str, seed: int, material: Material) -> list[Item]:
+def make_set(settings: ItemSet, name: str, seed: int, material: Material) -> list[Item]:
+    """The items of one set, by themselves."""
     if settings.count is None and type(settings)().count is not None:
         raise RecipeError(
             f"insert.{name}.count is null; items of kind {settings.kind} are drawn without end, so it must be a number"

@@ -49,7 +49,7 @@ def make(settings: PassageSet, item_set: str, seed: int, material: Material) -> 
             )
 
     documents = {item_id(item_set, row.number): [row] for row in read_rows(settings, item_set)}
-    return draw(documents, items_of, settings, item_set, seed)
+    return draw(documents, items_of, settings, item_set, seed, material.excluded)
 
 
 def chunk_size(settings: PassageSet, item_set: str) -> int | None:

@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 
 from configs.errors import DataError, RecipeError
 from configs.insert import RowSet
-from configs.layout import file_fingerprint, fingerprint
+from configs.layout import folder_fingerprint
+from inject.hub import dataset_commit
 
 
 class UnusableRow(DataError):
@@ -48,13 +49,17 @@ def read_rows(settings: RowSet, item_set: str) -> Iterator[Row]:
             yield row
 
 
-def rows_fingerprint(settings: RowSet) -> str:
-    """What the rows depend on: the content of local files, or the name and revision of a hub data set."""
-    path = settings.path or settings.hub
-    if path and Path(path).exists():
-        files = [Path(path)] if Path(path).is_file() else sorted(file for file in Path(path).rglob("*") if file.is_file())
-        return fingerprint([(str(file.relative_to(path)), file_fingerprint(file)) for file in files])
-    return fingerprint([settings.hub, settings.config, settings.split, settings.revision])
+def rows_fingerprint(settings: RowSet, item_set: str) -> str | None:
+    """What the rows depend on besides the settings: the content of local files, or the commit of a data set of the hub.
+
+    None where there is neither; DataError where the hub can't be asked for the commit. It isn't where `path` is given.
+    """
+    local = settings.path or settings.hub
+    if local is None:
+        return None
+    if settings.path is not None or Path(local).is_dir():
+        return folder_fingerprint(Path(local)) if Path(local).exists() else None
+    return _commit(settings, item_set)
 
 
 def lookup(row: Row, column: str) -> Any:
@@ -233,15 +238,20 @@ READERS: dict[str, Callable[[Path], _Found]] = {
 # ------------------------------------------------------------------------------------------------ the hub
 
 
+def _commit(settings: RowSet, item_set: str) -> str | None:
+    """The commit of the hub that the rows are read from; None for a folder laid out as a data set."""
+    where = f"insert.{item_set}"
+    return dataset_commit(str(settings.hub), settings.revision or "main", f"{where}.hub", f"{where}.revision")
+
+
 def _read_hub(settings: RowSet, item_set: str) -> _Found:
     """Splits are streamed one after another; nothing is kept on disk."""
     import datasets  # takes a second to import, and only sets of the hub need it
 
+    revision = _commit(settings, item_set)
     for split in settings.split.split("+"):
         try:
-            rows = datasets.load_dataset(
-                str(settings.hub), name=settings.config, split=split, revision=settings.revision, streaming=True
-            )
+            rows = datasets.load_dataset(str(settings.hub), name=settings.config, split=split, revision=revision, streaming=True)
             for number, row in enumerate(rows):
                 yield f"row {number} of {settings.hub} ({split})", dict(row)
         except Exception as error:  # whatever the hub, the network or a file's format raises

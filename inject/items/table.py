@@ -36,7 +36,9 @@ def make(settings: TableSet, item_set: str, seed: int, material: Material) -> li
     pools = {
         probe.field: pool(rows, settings.columns, probe.field) for probe in settings.probes if isinstance(probe.candidates, int)
     }
-    return draw(groups, lambda row: [_item(row, settings, item_set, seed, material, pools)], settings, item_set, seed)
+    return draw(
+        groups, lambda row: [_item(row, settings, item_set, seed, material, pools)], settings, item_set, seed, material.excluded
+    )
 
 
 def check(settings: TableSet, item_set: str) -> None:

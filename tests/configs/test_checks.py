@@ -62,7 +62,7 @@ def with_values(recipe: Recipe, values: list[str]) -> Recipe:
         (["insert={}"], ["insert is empty; name at least one item set, each with a kind: canary, "]),
         (["corpus.source=web"], ["corpus.source is 'web'", "possible: stdlib, synthetic, "]),
         (["corpus.source=jsonl"], ["corpus.source is jsonl", "needs corpus.path"]),
-        (["corpus.source=jsonl", "corpus.path=/no/such"], ["corpus.path is /no/such", "does not exist"]),
+        (["corpus.limit=0"], ["corpus.limit is 0", "1 or more"]),
         (["corpus.path=my.jsonl"], ["corpus.path is my.jsonl", "corpus.source is stdlib", "corpus.source=files"]),
         (["corpus.tokenizer.vocabulary=256"], ["corpus.tokenizer.vocabulary is 256", "at least 257"]),
     ],

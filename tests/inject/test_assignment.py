@@ -87,15 +87,27 @@ def test_one_in_every_so_many_rows_of_the_window_is_a_number_of_copies(every, co
     assert one_arm(every=every, window=[0.25, 0.5])["copies"] == copies  # of 25 steps of 8 rows
 
 
-@pytest.mark.parametrize(("share", "copies"), [(0.01, 12), (0.5, 640), (20 / 25_600, 1), (3 * 20 / 25_600, 3)])
+@pytest.mark.parametrize(("share", "copies"), [(0.01, 13), (0.5, 640), (20 / 25_600, 1), (3 * 20 / 25_600, 3)])
 def test_a_share_of_tokens_is_a_number_of_copies(share, copies):
     row = one_arm(groups=2, length=8.0, share=share)  # a copy of both takes 20 of 25,600 tokens, end-of-text tokens included
     assert row["copies"] == copies
 
 
 def test_a_share_is_of_the_tokens_of_the_phase():
-    row = one_arm(phases=[Phase(share=0.01, window=[0.0, 0.5]), Phase(every=80, window=[0.5, 1.0])])
-    assert [phase["copies"] for phase in row["phases"]] == [6, 5]  # 128 / 20; 400 / 80
+    row = one_arm(groups=1, phases=[Phase(share=0.01, window=[0.0, 0.5]), Phase(every=80, window=[0.5, 1.0])])
+    assert [phase["copies"] for phase in row["phases"]] == [13, 5]  # 128 tokens / 10; 400 rows / 80
+
+
+@quick
+@given(share=st.floats(0.01, 0.9), lengths=st.lists(st.integers(1, 60), min_size=2, max_size=9), seed=st.integers(0, 2**48))
+def test_a_share_is_met_to_within_half_a_text_and_items_differ_by_one_copy(share, lengths, seed):
+    made = items("a", len(lengths))
+    design = Design(copies=[], sizes=[], arms={"special": Arm(share=share, size=len(lengths))})
+    tokens = {item.item_id: float(length) for item, length in zip(made, lengths, strict=True)}
+    copies = [row["copies"] for row in assign(made, {"a": arms(design, SHAPE.steps)}, tokens, SHAPE, seed)]
+    inserted = sum(count * (length + 2) for count, length in zip(copies, lengths, strict=True))
+    assert abs(inserted - share * SHAPE.rows * SHAPE.row_tokens) <= (max(lengths) + 2) / 2 + 1e-6
+    assert max(copies) - min(copies) <= 1
 
 
 @pytest.mark.parametrize(

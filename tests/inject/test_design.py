@@ -45,7 +45,6 @@ def test_an_arm_for_each_number_of_copies_and_then_the_further_ones():
         [(0, 100, "uniform", 4, None, None)],
         [(0, 25, "uniform", 4, None, None)],
     ]
-    assert [cell.held_out for cell in made] == [True, False, False, False]
 
 
 def test_an_arm_without_groups_is_left_out():
@@ -82,15 +81,13 @@ def test_phases_give_one_item_several_rates_in_the_order_of_training():
     assert rates(cell) == [(0, 25, "massed", 8, None, None), (75, 100, "even", None, 50, None)]
 
 
-def test_splice_lies_at_a_boundary_where_the_design_says_something_else():
+def test_splice_lies_at_a_boundary():
     assert only(Arm(copies=1, size=1, mode="splice")).placement == "boundary"
-    assert only(Arm(copies=1, size=1), mode="splice", placement="start").placement == "boundary"
 
 
 def test_explicit_places_say_it_all():
     cell = only(Arm(size=2, places=[[0, 1], [3, 0], [5, 5], [7, 2]]))
     assert (cell.places, cell.phases, cell.placement) == (((0, 1), (3, 0), (5, 5), (7, 2)), (), "explicit")
-    assert not cell.held_out
 
 
 # ------------------------------------------------------------------------------------------------ crossed factors
@@ -168,7 +165,13 @@ def test_a_refusal_names_the_item_set():
         ({"copies": [0, 1, 4]}, "design.copies has 3 arms but design.sizes has 2; give one size for each arm"),
         ({"copies": [4, 4]}, "design.copies is [4, 4]; arms of equal copies belong under design.arms, each with a name"),
         ({"copies": [0, -4]}, "design.copies, -4: copies is -4; it must be 0 or more"),
-        ({"sizes": [3, -1]}, "design.copies, 4: size is -1; it can't be negative"),
+        ({"sizes": [3, -1]}, "design.copies, 4: size is -1; say how many groups of each item set it gets, 0 or more"),
+        ({"mode": "splice", "placement": "start"}, "placement is start, but splice inserts after a document"),
+        ({"arms": {"late": Arm(copies=3)}}, "design.arms.late: it has no size; say how many groups"),
+        (
+            {"arms": {"none": Arm(copies=0, size=2)}},
+            "design.arms.none has no copies; the held-out arm is that of 0 in design.copies",
+        ),
         ({"window": [0.5, 0.5]}, "window is [0.5, 0.5]; it must be two fractions, 0 <= start < end <= 1"),
         ({"window": [0.5, 1.5]}, "window is [0.5, 1.5]; it must be two fractions"),
         ({"window": [float("nan"), 1.0]}, "window is [nan, 1.0]; it must be two fractions"),

@@ -13,7 +13,7 @@ from configs.schema import Recipe
 
 CHOICES: dict[str, list[str]] = {
     "corpus.source": ["stdlib", "synthetic", "files", "jsonl", "text", "parquet", "hub", "megatron", "npy"],
-    "decontaminate.policy": ["fail", "report", "documents", "redraw", "off"],
+    "decontaminate.policy": ["fail", "report", "documents", "redraw", "none"],
     "train.schedule": ["wsd", "cosine", "constant"],
     "train.precision": ["auto", "fp32", "bf16"],
     "eval.context": ["eot", "none"],
@@ -53,9 +53,10 @@ def check(recipe: Recipe) -> None:
                 raise RecipeError(f"{key} holds {value!r}; possible: {', '.join(possible)}")
             if _value(recipe, key).count(value) > 1:
                 raise RecipeError(f"{key} holds {value!r} more than once; once is enough")
-    for key, seed in asdict(recipe.seeds).items():
+    seeds = {"seed": recipe.seed, **{f"seeds.{purpose}": seed for purpose, seed in asdict(recipe.seeds).items()}}
+    for key, seed in seeds.items():
         if seed is not None and not 0 <= seed < 2**63:
-            raise RecipeError(f"seeds.{key} is {seed}; it must be a whole number from 0 to 2^63 - 1")
+            raise RecipeError(f"{key} is {seed}; it must be a whole number from 0 to 2^63 - 1")
     _check_models(recipe)
     _check_training(recipe)
     _check_corpus(recipe)

@@ -262,7 +262,8 @@ class RunLayout:
         return ModelLayout(self.root / name)
 
     def models(self) -> list[str]:
-        return sorted(path.parent.name for path in self.root.glob("*/checkpoints"))
+        """The models that have a whole checkpoint."""
+        return sorted({path.parents[2].name for path in self.root.glob("*/checkpoints/step-*/imprint.json")})
 
 
 @dataclass(frozen=True)

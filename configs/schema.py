@@ -64,7 +64,7 @@ class Decontaminate:
     policy: str = setting(
         "fail",
         "where they do: fail, report (go on), documents (leave the documents out: a new corpus), redraw (make other items), "
-        "or off (do not look)",
+        "or none (do not look)",
     )
     ngram: int = setting(13, "tokens of an item's n-gram that count as a hit; a shorter item counts as a whole", "tokens")
     processes: int = setting(

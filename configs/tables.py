@@ -184,4 +184,4 @@ def read_table(path: Path, repetitive: Sequence[str] = (), columns: Sequence[str
     try:
         return pq.read_table(path, columns=columns and list(columns), read_dictionary=list(repetitive))
     except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path} is damaged ({error}); remove it and run again to make it anew") from error
+        raise DataError(f"{path} is damaged ({' '.join(str(error).split())}); remove it and run again to make it anew") from error

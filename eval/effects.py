@@ -136,7 +136,7 @@ def _dose_response(part: pd.DataFrame) -> pd.DataFrame:
 
     Crossed arms ("4x even") are left out as named ones are: beside the copies a further factor moves them.
     """
-    dosed = part[[arm != HELD_OUT and counts(arm) for arm in part["arm"]]]
+    dosed = part[part["arm"].isin([arm for arm in part["arm"].unique() if counts(arm)])]
     twins = part[(part["arm"] == HELD_OUT) & part["item_set"].isin(dosed["item_set"])]
     return part.loc[dosed.index.union(twins.index)]
 

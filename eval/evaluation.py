@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -134,9 +135,10 @@ class Evaluation:
         canaries = self.items[self.items["kind"] == "canary"] if self.settings.exposure else self.items[:0]
         digits = [ids[0] for ids in encode(self.tokenizer, list("0123456789"))]
         for item in canaries.itertuples():
-            probe, tokens, secret = next(self._verbatim(item.item_id))
-            if probe["field"] != "digits":
+            found = next(self._verbatim(item.item_id), None)
+            if found is None or found[0]["field"] != "digits" or not re.fullmatch("[0-9]+", found[0]["target"]):
                 continue
+            probe, tokens, secret = found
             if 10 ** len(probe["target"]) > LARGEST_SPACE:
                 skipped.append(f"{item.item_id}: more than {LARGEST_SPACE:,} candidates")
                 continue

@@ -13,6 +13,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from eval.effects import ALL
 from eval.statistics import roc_curve
 
 Chart: TypeAlias = alt.LayerChart | alt.FacetChart
@@ -53,7 +54,7 @@ class Measured:
     """What figures are drawn from: the tables of one model, and those of its run."""
 
     items: pd.DataFrame
-    arms: pd.DataFrame  # a row an arm: arm, copies, window_start, window_end, placement, named (under design.arms)
+    arms: pd.DataFrame  # a row an arm: arm, copies, window_start, window_end, named (not for its copies alone)
     assignment: pd.DataFrame
     scores: pd.DataFrame
     effects: pd.DataFrame
@@ -69,9 +70,12 @@ class Measured:
         return self.arms[self.arms.copies > 0]
 
     def effect(self, metric: str | Sequence[str], contrast: str, last: bool = False) -> pd.DataFrame:
-        """Effects of one contrast, with the copies that each arm has seen by then; of the last checkpoint, if asked."""
+        """Effects of one contrast, not by item set, with the copies that each arm has seen by then; of the last checkpoint, if
+        asked.
+        """
         metrics = [metric] if isinstance(metric, str) else list(metric)
-        rows = self.effects[self.effects.metric.isin(metrics) & (self.effects.contrast == contrast)]
+        pooled = self.effects[self.effects.item_set == ALL].drop(columns="item_set")
+        rows = pooled[pooled.metric.isin(metrics) & (pooled.contrast == contrast)]
         if last:
             rows = rows[rows.step == rows.step.max()]
         return rows.merge(self.arms, on="arm").merge(self.exposures(), on=["arm", "step"], how="left")
@@ -82,10 +86,10 @@ class Measured:
         return scores.groupby(["arm", "step"], as_index=False).agg({"exposures": "mean"})
 
     def last_scores(self, metric: str) -> pd.DataFrame:
-        """Scores of a metric at its last checkpoint, with each item's stratum, group and arm."""
+        """Scores of a metric at its last checkpoint, with each item's stratum, group, arm and copies."""
         rows = self.scores[self.scores.metric == metric]
-        items = self.items[["item_id", "stratum"]].merge(self.assignment[["item_id", "group", "arm"]], on="item_id")
-        return rows[rows.step == rows.step.max()].merge(items, on="item_id").merge(self.arms, on="arm")
+        items = self.items[["item_id", "stratum"]].merge(self.assignment[["item_id", "group", "arm", "copies"]], on="item_id")
+        return rows[rows.step == rows.step.max()].merge(items, on="item_id").merge(self.arms[["arm", "named"]], on="arm")
 
     def probes(self, kind: str) -> list[dict[str, Any]]:
         """The probes of all items of a kind."""

@@ -51,18 +51,19 @@ class Inserted:
             for probe in probes
             if probe["kind"] == CHOICE and not probe["probe_id"].startswith(PERTURBED)
         ]
-        return float(pd.DataFrame(priors, columns=["group", "prior"]).astype({"prior": float}).groupby("group")["prior"].mean().mean())
+        return float(
+            pd.DataFrame(priors, columns=["group", "prior"]).astype({"prior": float}).groupby("group")["prior"].mean().mean()
+        )
 
     def ends_earlier(self, arm: str, other: str) -> bool:
         """Whether the window of an arm ends before that of another, in all item sets that assign both as many copies."""
-        ends = {name: self._of_sets(name) for name in (arm, other)}
-        both = ends[arm].join(ends[other], how="inner", rsuffix="_other")
-        both = both[both["copies"] == both["copies_other"]]
+        both = self._of_sets(arm).merge(self._of_sets(other), on=["item_set", "copies"], suffixes=("", "_other"))
         return len(both) > 0 and bool((both["window_end"] < both["window_end_other"]).all())
 
     def _of_sets(self, arm: str) -> pd.DataFrame:
-        """Copies and end of window of an arm by item set."""
-        return self.items[self.items["arm"] == arm].groupby("item_set")[["copies", "window_end"]].max()
+        """Copies and end of window of an arm in each item set that has it."""
+        own = self.items[self.items["arm"] == arm]
+        return own[["item_set", "copies", "window_end"]].drop_duplicates()
 
 
 def findings(effects: pd.DataFrame, items: pd.DataFrame, assignment: pd.DataFrame, model: str = "perturbed") -> list[dict]:
@@ -133,9 +134,9 @@ def _membership(last: Sequence[Effect], inserted: Inserted) -> Iterator[Claim]:
 
 
 def _between_arms(last: Sequence[Effect], inserted: Inserted) -> Iterator[Claim]:
-    """Arms of equal copies. One whose window ends earlier is expected to end below, by forgetting; about others nothing is expected,
-    so that they are compared either way, which explores: the more such pairs, the more of them differ by chance. That two arms
-    are alike no interval shows.
+    """Arms of equal copies. One whose window ends earlier is expected to end below, by forgetting. Of others nothing is expected:
+    they are compared either way, to explore, and the more such pairs, the more of them differ by chance. That two arms are alike
+    no interval shows.
     """
     for effect in last:
         if effect.contrast.startswith("minus ") and effect.kind == ALL:

@@ -30,6 +30,8 @@ from eval.figures import COLOURS, Chart, Measured, var
 SHOWN_OF_A_KIND = 5  # best-memorized items on the page; memorized.csv has all
 PROMPT_CHARACTERS = 140  # of the end of a prompt on the page
 PACKAGES = ["imprint-testbed", "torch", "transformers", "tokenizers", "lightning", "numpy", "pandas", "altair"]
+# When and how what is never inserted is inserted; the columns are the factors of an arm beside its copies.
+NEVER = {"window_start": 0.0, "window_end": 1.0, "spacing": "", "placement": "", "mode": "", "variants": ""}
 UNITS = {"log_prob": "nats", "exposure": "bits"}
 FIGURES: dict[str, Callable[[Measured], Chart | None]] = {  # of one model; report.html says how to read each
     "extraction": figures.extraction,
@@ -94,7 +96,7 @@ def write_report(run: RunLayout, recipe: Recipe, findings: list[dict[str, Any]])
         summary=summary(run, recipe, metrics, measured),
         findings=findings,
         item_sets=list(dict.fromkeys(items.item_set)),
-        design=design_table(arms, items, assignment, balance),
+        design=design_table(items, assignment, balance),
         drawn=drawn,
         unmeasured=[name for name in FIGURES if name not in drawn],
         charts={panel.name: panel.specification for panel in panels},
@@ -160,23 +162,37 @@ def versions() -> dict[str, str]:
 
 
 def arm_table(assignment: pd.DataFrame) -> pd.DataFrame:
-    """The arms, by copies, then those that differ in more than copies (see `Measured.arms`)."""
-    columns = ["copies", "window_start", "window_end", "spacing", "placement", "mode"]
-    arms = assignment.groupby("arm", sort=False)[columns].max().reset_index()
-    arms["named"] = [not counts(arm) for arm in arms.arm]
-    return arms.sort_values(["named", "copies"], kind="stable", ignore_index=True)
+    """A row an arm, by copies, then those that differ in more than copies (see `Measured.arms`). Where item sets mean different
+    arms by one name, copies are their items' mean, and the window spans all of theirs.
+    """
+    how = {"copies": "mean", "window_start": "min", "window_end": "max"}
+    arms = assignment.groupby("arm", sort=False).agg(how).reset_index()
+    if (arms.copies % 1 == 0).all():
+        arms = arms.astype({"copies": int})
+    return _by_copies(arms)
 
 
-def design_table(
-    arms: pd.DataFrame, items: pd.DataFrame, assignment: pd.DataFrame, balance: pd.DataFrame
-) -> list[dict[Hashable, Any]]:
-    """A row an arm, with the groups of each item set in it and their standardized mean difference of length."""
-    members = items[["item_id", "item_set"]].merge(assignment[["item_id", "group", "arm"]], on="item_id")
-    groups = members.groupby(["arm", "item_set"])["group"].nunique().to_dict()
+def design_table(items: pd.DataFrame, assignment: pd.DataFrame, balance: pd.DataFrame) -> list[dict[Hashable, Any]]:
+    """A row for each arm and its factors, so that item sets which mean different arms by one name have different rows. `sets` has
+    the groups of each item set in exactly this arm, None where it has none, and their standardized mean difference of length.
+    """
+    members = assignment.merge(items[["item_id", "item_set"]], on="item_id")
+    members.loc[members.copies == 0, list(NEVER)] = list(NEVER.values())
+    told = ["arm", "copies", *NEVER]
+    groups = members.groupby([*told, "item_set"])["group"].nunique().to_dict()
     smd = dict(zip(zip(balance.arm, balance.item_set, strict=True), balance.tokens_smd, strict=True))
-    names = list(dict.fromkeys(items.item_set))
-    sets = [[{"groups": groups.get((arm, name), 0), "smd": smd.get((arm, name))} for name in names] for arm in arms.arm]
-    return arms.assign(sets=pd.Series(sets)).to_dict("records")
+
+    def sets(row: dict[Hashable, Any]) -> list[dict[str, Any]]:
+        own = {name: groups.get((*(row[column] for column in told), name)) for name in dict.fromkeys(items.item_set)}
+        return [{"groups": count, "smd": smd.get((row["arm"], name)) if count else None} for name, count in own.items()]
+
+    return [row | {"sets": sets(row)} for row in _by_copies(members[told].drop_duplicates()).to_dict("records")]
+
+
+def _by_copies(arms: pd.DataFrame) -> pd.DataFrame:
+    """Arms in the order in which they are shown; `named` are those that differ from the held-out one in more than copies."""
+    named = [not counts(arm) and copies > 0 for arm, copies in zip(arms.arm, arms.copies, strict=True)]
+    return arms.assign(named=named).sort_values(["named", "copies", "arm"], kind="stable", ignore_index=True)
 
 
 def rank_memorized(continuations: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:

@@ -265,7 +265,7 @@ class Scan:
         self.names = list(distinct.values())  # of each text, its item and variant
         self.matcher = Matcher([texts[name] for name in self.names])
         self.planned_items, self.shape, self.certificate = planned_items, shape, certificate
-        self._natural = np.zeros(len(self.names), bool)
+        self._natural, self._contained = np.zeros(len(self.names), bool), np.zeros(len(self.names), bool)
         certificate.scanned_texts = len(self.names)
 
     def rows(self, tokens: np.ndarray, g: np.ndarray, occurrences: Mapping[int, Sequence[Occurrence]]) -> None:
@@ -278,13 +278,22 @@ class Scan:
             row, start, number = int(rows[hit]), int(positions[hit]), int(numbers[hit])
             found = place_of(start, start + int(self.matcher.lengths[number]), self.names[number][0], occurrences[row])
             self.certificate.found += found == "planned"
-            self.certificate.contained += found == "contained"
             natural[hit] = found == "natural"
+            if found == "contained":
+                self._add_contained(int(g[row]), start, number, occurrences[row])
             if found == "unplanned":
                 what = f"the tokens of {self.names[number][0]} ({self.names[number][1]}) stand at token {start}, unplanned"
                 step, slot = divmod(int(g[row]), self.shape.global_batch)
                 self.certificate.violate(Violation("unplanned", what, step, slot, int(g[row]), self.names[number][0]))
         self._add_natural(g[rows[natural]], positions[natural], numbers[natural])
+
+    def _add_contained(self, row: int, start: int, number: int, occurrences: Sequence[Occurrence]) -> None:
+        (item, variant), end = self.names[number], start + int(self.matcher.lengths[number])
+        around = next(occurrence for occurrence in occurrences if occurrence.offset <= start and end <= occurrence.end)
+        place = {"step": row // self.shape.global_batch, "row": row, "offset": start}
+        inside = {"inside_item_id": around.item_id, "inside_variant": around.variant}
+        self.certificate.contained.add(place | {"item_id": item, "variant": variant} | inside)
+        self._contained[number] = True
 
     def _add_natural(self, g: np.ndarray, positions: np.ndarray, numbers: np.ndarray) -> None:
         listing = self.certificate.natural
@@ -297,10 +306,16 @@ class Scan:
         self._natural[numbers] = True
 
     def finish(self) -> None:
-        """Count the items that occur naturally. A scan that missed a copy that is there can't rule out others: a violation."""
-        items = {self.names[number][0] for number in np.flatnonzero(self._natural).tolist()}
+        """Count the items that occur naturally, and the held-out ones inside of others.
+
+        A scan that missed a copy that is there can't rule out others: a violation.
+        """
+        natural, contained = (
+            {self.names[number][0] for number in np.flatnonzero(found).tolist()} for found in (self._natural, self._contained)
+        )
         certificate = self.certificate
-        certificate.natural_items, certificate.natural_held_out_items = len(items), len(items - self.planned_items)
+        certificate.natural_items, certificate.natural_held_out_items = len(natural), len(natural - self.planned_items)
+        certificate.contained_held_out_items = len(contained - self.planned_items)
         if certificate.found != certificate.consumed:
             what = f"the scan found {certificate.found:,} of {certificate.consumed:,} consumed copies; it can't rule out others"
             certificate.violate(Violation("scan", what))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cache
+from itertools import count
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from inject.design import Shape
 from inject.items.item import Item
 
 SIGNIFICANCE, POWER = 0.05, 0.8  # two-sided
+Z = float(norm.isf(SIGNIFICANCE / 2))
 
 
 def demand(
@@ -61,58 +64,36 @@ def balance(
 
     `covariates`: by name, a value of each item.
     """
-    held_out = _held_out(items, assignment)
     rows = []
-    for (item_set, arm), own in _by_arm(items, assignment).items():
-        twins = held_out[item_set]
+    for (item_set, arm), (own, twins) in _compared(items, assignment).items():
         row: dict[str, Any] = {"item_set": item_set, "arm": arm, "groups": _groups(own), "items": len(own)}
         for name, values in covariates.items():
-            treated, untreated = _group_means(own, values), _group_means(twins, values)
-            row[f"{name}_mean"], row[f"{name}_smd"] = float(treated.mean()), _standardized_difference(treated, untreated)
-            compared = own != twins and bool(twins)
-            row[f"{name}_smd_chance"] = norm.isf(SIGNIFICANCE / 2) * _unit(len(own), len(twins)) if compared else float("nan")
-        rows.append(row)
-    return rows
-
-
-def balance(
-    items: Sequence[Item], assignment: Sequence[Mapping[str, Any]], covariates: Mapping[str, Mapping[str, float]]
-) -> list[dict[str, Any]]:
-    """How alike the arms of each item set are: groups, items, and for each covariate (`tokens`, `reference_loss`) its mean and the
-    standardized mean difference (SMD, Austin 2009) from what is held out; below 0.25 is commonly called balanced.
-
-    `covariates`: by name, a value of each item.
-    """
-    twins = _held_out(items, assignment)
-    rows = []
-    for (item_set, arm), own in _by_arm(items, assignment).items():
-        row: dict[str, Any] = {"item_set": item_set, "arm": arm, "groups": _groups(own), "items": len(own)}
-        for name, values in covariates.items():
-            held_out = np.asarray([values[item.item_id] for item in twins[item_set]], float)
-            treated = np.asarray([values[item.item_id] for item in own], float)
-            row[f"{name}_mean"], row[f"{name}_smd"] = float(treated.mean()), _standardized_difference(treated, held_out)
+            means, means_of_twins = _group_means(own, values), _group_means(twins, values)
+            compared = len(twins) > 0 and own is not twins
+            row[f"{name}_mean"] = float(means.mean())
+            row[f"{name}_smd"] = _standardized_difference(means, means_of_twins)
+            row[f"{name}_smd_chance"] = Z * _unit(len(means), len(means_of_twins)) if compared else float("nan")
         rows.append(row)
     return rows
 
 
 def power(items: Sequence[Item], assignment: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What each arm can show against the held-out twins of its set: at significance 0.05 (two-sided),
+    """What each arm of n groups can show against the m held-out ones of its set: at significance 0.05 (two-sided),
 
-    - `difference`: the smallest difference of means, in standard deviations, found with probability 0.8
-      (Cohen 1988, normal approximation: (z_0.975 + z_0.8) sqrt(1/n + 1/m));
+    - `difference`: the smallest difference of means, in standard deviations, that Student's t test of two samples finds with
+      probability 0.8 (Cohen 1988; the noncentral t of n + m - 2 degrees of freedom), null where n + m is 2;
     - `auc`: the AUC that is, of two normal distributions so far apart: Phi(difference / sqrt 2);
-    - `extracted`: the smallest share of the arm's groups extracted that differs from none of the twins' (Fisher's exact test),
-      null where no share does.
+    - `extracted_significant`: the smallest share of the arm's groups extracted that differs from none of the twins' (Fisher's exact
+      test), null where no share does. It is an outcome, not an effect found with probability 0.8: that one is larger.
 
     A set of which nothing is held out has nothing to compare with, and no rows.
     """
-    twins = _held_out(items, assignment)
     rows = []
-    for (item_set, arm), own in _by_arm(items, assignment).items():
-        n, m = _groups(own), _groups(twins[item_set])
-        if own[0] in twins[item_set] or not m:
+    for (item_set, arm), (own, twins) in _compared(items, assignment).items():
+        n, m = _groups(own), _groups(twins)
+        if own is twins or not m:
             continue
-        difference = float((norm.isf(SIGNIFICANCE / 2) + norm.ppf(POWER)) * np.sqrt(1 / n + 1 / m))
+        difference = detectable_difference(n, m)
         least = next((k for k in range(1, n + 1) if fisher_exact([[k, n - k], [0, m]])[1] < SIGNIFICANCE), None)
         rows.append(
             {
@@ -121,31 +102,62 @@ def power(items: Sequence[Item], assignment: Sequence[Mapping[str, Any]]) -> lis
                 "groups": n,
                 "held_out": m,
                 "difference": difference,
-                "auc": float(norm.cdf(difference / np.sqrt(2))),
-                "extracted": least / n if least else None,
+                "auc": None if difference is None else float(norm.cdf(difference / np.sqrt(2))),
+                "extracted_significant": least / n if least else None,
             }
         )
     return rows
 
 
-def _by_arm(items: Sequence[Item], assignment: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], list[Item]]:
+@cache
+def detectable_difference(n: int, m: int) -> float | None:
+    """The difference of the means of n and m normal values, in standard deviations, that a two-sided t test at significance 0.05
+    finds with probability 0.8; None where there are too few for a test.
+    """
+    freedom = n + m - 2
+    if freedom < 1:
+        return None
+    critical = t.isf(SIGNIFICANCE / 2, freedom)
+
+    def excess(noncentrality: float) -> float:  # a difference so large is never significant with the wrong sign
+        return float(nct.sf(critical, freedom, noncentrality)) - POWER
+
+    most = next(bound for bound in (2.0**k * critical for k in count()) if excess(bound) > 0)
+    return float(brentq(excess, 0.0, most)) * _unit(n, m)
+
+
+# ------------------------------------------------------------------------------------------------ arms and groups
+
+
+def _compared(
+    items: Sequence[Item], assignment: Sequence[Mapping[str, Any]]
+) -> dict[tuple[str, str], tuple[list[Item], list[Item]]]:
+    """By item set and arm, its items and the held-out ones of the set, which have no copies; of the held-out arm, these are it."""
     members: dict[tuple[str, str], list[Item]] = defaultdict(list)
+    held_out: dict[str, str] = {}
     for item, row in zip(items, assignment, strict=True):
         members[item.item_set, row["arm"]].append(item)
-    return members
-
-
-def _held_out(items: Sequence[Item], assignment: Sequence[Mapping[str, Any]]) -> dict[str, list[Item]]:
-    """The items without copies, by item set."""
-    twins: dict[str, list[Item]] = defaultdict(list)
-    for item, row in zip(items, assignment, strict=True):
         if row["copies"] == 0:
-            twins[item.item_set].append(item)
-    return twins
+            held_out[item.item_set] = row["arm"]
+    twins = {item_set: members[item_set, arm] for item_set, arm in held_out.items()}
+    return {(item_set, arm): (own, twins.get(item_set, [])) for (item_set, arm), own in members.items()}
 
 
 def _groups(items: Sequence[Item]) -> int:
     return len({item.group for item in items})
+
+
+def _group_means(items: Sequence[Item], values: Mapping[str, float]) -> np.ndarray:
+    """The mean value of the items of each group, for these are not independent."""
+    groups: dict[str, list[float]] = defaultdict(list)
+    for item in items:
+        groups[item.group].append(values[item.item_id])
+    return np.asarray([fmean(own) for own in groups.values()], float)
+
+
+def _unit(n: int, m: int) -> float:
+    """The standard error of a difference of the means of n and m values, in their standard deviations."""
+    return float(np.sqrt(1 / n + 1 / m))
 
 
 def _standardized_difference(a: np.ndarray, b: np.ndarray) -> float:

@@ -74,7 +74,10 @@ class Certificate:
     incomplete_items: Listing = field(default_factory=Listing)  # of a finished training: fewer copies consumed than planned
     scanned_texts: int = 0  # distinct ones of each item, held-out items included
     found: int = 0  # consumed occurrences that the scan found too
-    contained: int = 0  # texts inside of an insertion of another item, or of a longer text of the same
+    contained: Listing = field(
+        default_factory=Listing
+    )  # texts inside of an insertion of another item, or a longer text of the same
+    contained_held_out_items: int = 0  # items without a planned copy that a model saw inside of other items: contaminated controls
     natural: Listing = field(default_factory=Listing)  # texts in base tokens that were consumed
     natural_items: int = 0
     natural_held_out_items: int = 0  # of them, items without a planned copy
@@ -103,9 +106,12 @@ def summary(certificate: Certificate) -> list[str]:
         f"{c.not_reached:,} not reached yet, {c.unproven:,} unproven",
         f"  inserted: {c.inserted_tokens:,} tokens ({c.inserted_tokens / max(c.consumed_tokens, 1):.2%}); displaced: "
         f"{c.overwritten_tokens:,} overwritten, {c.spliced_tokens:,} pushed out at a row's end",
-        f"  scan for {c.scanned_texts:,} texts: {c.found:,} planned, {c.contained:,} inside of other insertions, "
+        f"  scan for {c.scanned_texts:,} texts: {c.found:,} planned, {c.contained.total:,} inside of other insertions, "
         f"{c.natural.total:,} natural in the corpus, of {c.natural_items:,} items ({c.natural_held_out_items:,} held out)",
     ]
+    if c.contained_held_out_items:
+        count = f"{c.contained_held_out_items:,}"
+        lines.append(f"  held-out items that stand inside of inserted ones, and so are no controls: {count} (see contained)")
     if c.skipped_steps.total:
         named = ", ".join(f"{entry['step']:,}" for entry in c.skipped_steps.listed[:TOLD])
         lines.append(f"  skipped steps, recorded as not consumed: {named}{' ...' if c.skipped_steps.total > TOLD else ''}")

@@ -61,12 +61,10 @@ def build_corpus(settings: CorpusSettings, seed: int, folder: Path, identity: st
         make_parts(found, tokenizer, parts, *(shard or (0, 1)))
         if shard is None:
             _assemble(settings, tokenizer, parts, len(found), identity)
-    except DataError:
-        if shard is None:
-            parts.remove()
-        raise
-    except FileNotFoundError:
+    except (DataError, FileNotFoundError) as error:
         if not (folder / "meta.json").exists():  # else another process put the same parts together, and removed them meanwhile
+            if shard is None and isinstance(error, DataError):
+                parts.remove()
             raise
     if (folder / "meta.json").exists():
         parts.remove()

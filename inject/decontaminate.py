@@ -9,7 +9,7 @@ trained), or draw other items.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from functools import partial
@@ -28,13 +28,13 @@ from configs.layout import atomic_folder, fingerprint, write_json
 from configs.progress import progress
 from configs.tables import write_table
 from inject.corpus import SHARD_TOKENS, Corpus
-from inject.items.item import Item
 from inject.overlap import Search, Sought
 from inject.tokenizer import decode
 
 FORMAT = 1
 PART = 2**26  # tokens of the corpus with a file of hits of their own
 BLOCK = 2**21  # tokens read at once
+SENT = 4  # times that the search, which may be large, is sent to each process; after each, its work shows in the progress
 AROUND = 16  # tokens shown, and read, on both sides of a run
 IN_CORPUS = "corpus"
 _NEAR = 1024  # tokens in which a document's edge is looked for first; then in twice as many
@@ -59,10 +59,11 @@ Hit = dict[str, Any]  # a row of HITS
 # ------------------------------------------------------------------------------------------------ the corpus
 
 
-def scan_fingerprint(corpus: str, sought: Iterable[Sought], ngram: int) -> str:
-    """What the hits of a scan depend on, `corpus` being the corpus's fingerprint."""
+def scan_fingerprint(corpus: str, sought: Iterable[Sought], ngram: int, groups: Collection[str] | None = None) -> str:
+    """What the hits of a scan depend on, `corpus` being the corpus's fingerprint; of a scan for some `groups` only, if given."""
     described = [[text.item_id, text.variant, text.group, text.tokens.tolist(), text.content.tolist()] for text in sought]
-    return fingerprint(["decontaminate", FORMAT, corpus, ngram, described])
+    chosen = [] if groups is None else [sorted(groups)]
+    return fingerprint(["decontaminate", FORMAT, corpus, ngram, described, *chosen])
 
 
 def parts(corpus: Corpus) -> int:
@@ -71,15 +72,18 @@ def parts(corpus: Corpus) -> int:
 
 
 def scan(corpus: Corpus, search: Search, folder: Path, identity: str, share: tuple[int, int] = (0, 1), processes: int = 1) -> None:
-    """Write the hits of every part that has none of this identity yet; of `share` (i, n), every n-th part from the i-th on."""
+    """Write the hits of every part that has none of this identity yet; of `share` (i, n), every n-th part from the i-th on.
+
+    So many `processes` take parts in turn; each holds BLOCK tokens at a time, and a copy of the search.
+    """
     waiting = [number for number in range(share[0], parts(corpus), share[1]) if not _scanned(_part(folder, number), identity)]
     work = partial(scan_part, corpus, search, folder, identity)
     with ExitStack() as stack:
         meter = stack.enter_context(progress("decontaminate", "tokens", sum(_size(corpus, number) for number in waiting)))
         done: Iterable[int] = map(work, waiting)
-        if min(processes, len(waiting)) > 1:
-            workers = ProcessPoolExecutor(min(processes, len(waiting)), get_context("spawn"))
-            done = stack.enter_context(workers).map(work, waiting)
+        if (workers := min(processes, len(waiting))) > 1:
+            pool = stack.enter_context(ProcessPoolExecutor(workers, get_context("spawn")))
+            done = pool.map(work, waiting, chunksize=-(-len(waiting) // (workers * SENT)))
         for tokens in done:
             meter.advance(tokens)
 
@@ -203,20 +207,25 @@ def among(search: Search, tokenizer: PreTrainedTokenizerFast) -> list[Hit]:
 # ------------------------------------------------------------------------------------------------ what follows
 
 
-def refuse(hits: Sequence[Hit], shown: int = 3) -> None:
-    """Raise RecipeError that names the first items that occur elsewhere, if there are any, and what can be done."""
+def refuse(hits: Sequence[Hit], rounds: int = 0, shown: int = 3) -> None:
+    """Raise RecipeError that names the first items that occur elsewhere, if there are any, and what can be done.
+
+    `rounds`: how often items were drawn again in vain.
+    """
     if not hits:
         return
     documents = len(documents_hit(hits))
-    remedies = ["choose other items or another seeds.items, or set decontaminate.policy to redraw (make other items)"]
+    tried = f"after {rounds} rounds of drawing others, " if rounds else ""
+    policies = [] if rounds else ["redraw (make other items)"]
     if documents:
-        remedies.append(f"documents (leave {documents:,} {'document' if documents == 1 else 'documents'} of the corpus out)")
-    remedies.append("report (go on) or off")
+        policies.append(f"documents (leave {documents:,} {'document' if documents == 1 else 'documents'} of the corpus out)")
+    policies.append("report (go on) or none")
+    remedy = f"choose other items or another seeds.items, or set decontaminate.policy to {', '.join(policies)}"
     first = "; ".join(sentence(hit) for hit in hits[:shown])
     more = f"; and {len(hits) - shown:,} more" if len(hits) > shown else ""
     count = len({hit["item_id"] for hit in hits})
     occurs = "item occurs" if count == 1 else "items occur"
-    raise RecipeError(f"{count:,} {occurs} where nothing was inserted: {first}{more}; {', '.join(remedies)}")
+    raise RecipeError(f"{tried}{count:,} {occurs} where nothing was inserted: {first}{more}; {remedy}")
 
 
 def sentence(hit: Hit) -> str:
@@ -292,36 +301,3 @@ def _write_shard(corpus: Corpus, span: tuple[int, int], documents: Sequence[tupl
         path.unlink()
     every = np.concatenate(starts)
     return every[every < written], written
-
-
-def groups_hit(hits: Iterable[Hit], items: Sequence[Item]) -> dict[str, list[str]]:
-    """The groups that hold hits, by item set: those to draw again."""
-    sets = {item.group: item.item_set for item in items}
-    found: dict[str, dict[str, None]] = {}
-    for hit in hits:
-        found.setdefault(sets[hit["group"]], {})[hit["group"]] = None
-    return {item_set: list(groups) for item_set, groups in found.items()}
-
-
-def replace_groups(items: Sequence[Item], drawn: Sequence[Item], groups: Iterable[str]) -> list[Item]:
-    """`items` with some groups exchanged for those of the same names in `drawn`, the same item sets made with another seed.
-
-    RecipeError where another draw changes nothing, as with items that are read from files, or has no such group.
-    """
-    before, after = _by_group(items), _by_group(drawn)
-    for group in groups:
-        alike = [(item.item_id, item.stratum) for item in after.get(group, [])]
-        if alike != [(item.item_id, item.stratum) for item in before[group]] or after[group] == before[group]:
-            raise RecipeError(
-                f"{group} (insert.{before[group][0].item_set}) occurs elsewhere and cannot be drawn again, as it does not depend "
-                "on a seed; set decontaminate.policy to documents, report or off, or take it out of the item set"
-            )
-    chosen = {item.item_id: item for group in groups for item in after[group]}
-    return [chosen.get(item.item_id, item) for item in items]
-
-
-def _by_group(items: Iterable[Item]) -> Mapping[str, list[Item]]:
-    groups: dict[str, list[Item]] = {}
-    for item in items:
-        groups.setdefault(item.group, []).append(item)
-    return groups

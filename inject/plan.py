@@ -112,6 +112,11 @@ def _place_set(
     ordered = sorted(crowds, key=lambda key: (key[0].last - key[0].first, key[0].first, key[0].spacing, key[1]))
     longest = lengths.longest()
     for turn, (window, placement) in enumerate(ordered):
+        if (wanted := sum(crowds[window, placement][1])) > board.shape.rows:  # before so many are laid out in memory
+            raise RecipeError(
+                f"insert.{name}: its copies in steps {window.first:,}-{window.last:,} need {wanted:,} rows, but training has "
+                f"{board.shape.rows:,}; lower the copies or sizes, or raise train.steps or train.global_batch"
+            )
         own, copies = (np.asarray(part, np.int64) for part in crowds[window, placement])
         if len(own):
             random = np.random.Generator(np.random.Philox([seed, number, turn]))

@@ -7,12 +7,12 @@ from pathlib import Path
 from rich.console import Console
 
 from configs.errors import DataError, RecipeError
-from configs.layout import CheckpointInfo, file_fingerprint, read_json, write_json
+from configs.layout import CheckpointInfo, file_fingerprint, write_json
 from configs.tables import read_table
 from inject.audit import audit
 from inject.certificate import Certificate, Violation, summary
 from inject.inspection import render, rows_of_step
-from slurm.jobs import Experiment
+from slurm.jobs import Experiment, read_record
 from slurm.planning import shape_of
 
 
@@ -65,7 +65,7 @@ def _audit(experiment: Experiment, model: str) -> Certificate:
 
 def _not_as_made(experiment: Experiment, tables: dict[str, str]) -> list[str]:
     """Tables whose files are not those that the plan job wrote."""
-    made = {Path(path).name: digest for path, digest in read_json(experiment.run.job("plan"))["outputs"].items()}
+    made = {Path(path).name: digest for path, digest in read_record(experiment.run.job("plan"))["outputs"].items()}
     return [f"{name} is not the file that was planned" for name, digest in tables.items() if made.get(name) != digest]
 
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from inject.stream import Stream
     from slurm.planning import Drawn
 
-DECONTAMINATE_FORMAT, PLAN_FORMAT, TRAIN_FORMAT, AUDIT_FORMAT, EVAL_FORMAT, REPORT_FORMAT = 1, 2, 2, 1, 2, 2
+DECONTAMINATE_FORMAT, PLAN_FORMAT, TRAIN_FORMAT, AUDIT_FORMAT, EVAL_FORMAT, REPORT_FORMAT = 2, 2, 2, 2, 2, 2
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,18 @@ class Job:
         """Why the job has to be done, or None where it is done."""
         if not self.record.exists():
             return "not done yet"
-        if read_json(self.record)["fingerprint"] != self.fingerprint:
+        if read_record(self.record)["fingerprint"] != self.fingerprint:
             return "its settings or inputs have changed"
         absent = [path.name for path in self.outputs if not path.exists()]
         return f"{absent[0]} is missing" if absent else None
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The record of a finished job; DataError where it is damaged."""
+    record = read_json(path)
+    if not isinstance(record, dict) or not {"fingerprint", "outputs"} <= set(record):
+        raise DataError(f"{path} is damaged; remove it, and its job is done again")
+    return record
 
 
 class Experiment:
@@ -87,11 +95,14 @@ class Experiment:
 
     @cached_property
     def items_fingerprint(self) -> str:
-        """What the items and their arms depend on, with the content of the files they are read from."""
+        """What the items and their arms depend on, with the content of the files and the commits of the hub they are made of."""
+        from inject.items.commits import commits
+
         settings = result_settings(self.recipe.insert)
         for item_set in settings.values():
             del item_set["design"]["reference"]  # of which only the balance table is made
-        return fingerprint([settings, contents(settings), self.recipe.seed_for("items"), self.recipe.train.sequence_length])
+        sources = contents(settings) | commits(self.recipe.insert)
+        return fingerprint([settings, sources, self.recipe.seed_for("items"), self.recipe.train.sequence_length])
 
     @cached_property
     def decontaminate_fingerprint(self) -> str:
@@ -111,7 +122,10 @@ class Experiment:
     @cached_property
     def tables_fingerprint(self) -> str:
         """What the tables beside the plan depend on, too: the loss of items under a reference model."""
-        references = [{"reference": item_set.design.reference} for item_set in self.recipe.insert.values()]
+        from inject.hub import pinned_model
+
+        named = [item_set.design.reference for item_set in self.recipe.insert.values()]
+        references = [{"reference": name and pinned_model(name)} for name in named]
         return fingerprint(["tables", self.plan_fingerprint, references, contents(references), self.recipe.decontaminate.policy])
 
     def train_fingerprint(self, model: str) -> str:
@@ -134,13 +148,14 @@ class Experiment:
         """All jobs in an order in which they can be done."""
         run, models = self.run, self.recipe.train.models
         corpus = self.cache / self.corpus_fingerprint
-        tables = [run.items, run.texts, run.assignment, run.plan, run.balance, run.power]
+        tables = [run.items, run.texts, run.assignment, run.plan, run.balance, run.power, run.field_copies]
         jobs = [Job("corpus", self.corpus_fingerprint, [corpus / "meta.json"], self.make_corpus, run.job("corpus"))]
-        if self.recipe.decontaminate.policy != "off":
-            found = [run.hits, run.decontaminated]
+        if self.recipe.decontaminate.policy != "none":
+            found = [run.hits, run.decontaminated, *self._decontaminated_corpus()]
             job = Job("decontaminate", self.decontaminate_fingerprint, found, self.decontaminate, run.job("decontaminate"))
             jobs.append(job)
-        jobs.append(Job("plan", self.tables_fingerprint, tables, self.make_plan, run.job("plan")))
+        planned = [*tables, run.corpus / "meta.json"]  # the cache may have been cleared, or be another one now
+        jobs.append(Job("plan", self.tables_fingerprint, planned, self.make_plan, run.job("plan")))
         for model in models:
             last = run.model(model).checkpoint(self.recipe.train.steps) / "imprint.json"
             jobs.append(
@@ -177,6 +192,8 @@ class Experiment:
             self.run.root.mkdir(parents=True, exist_ok=True)
             self.cache.mkdir(parents=True, exist_ok=True)
         except OSError as error:
+            if fresh:
+                shutil.rmtree(self.run.root, ignore_errors=True)
             raise ImprintError(
                 f"{error.filename} can't be written ({error.strerror}); choose other folders with runs= and cache="
             ) from error
@@ -196,10 +213,19 @@ class Experiment:
         jobs = self.jobs()
         if stage is None:
             return jobs
-        if stage == "decontaminate" and self.recipe.decontaminate.policy == "off":
-            raise RecipeError("decontaminate.policy is off; set it to fail, report, documents or redraw")
+        if stage == "decontaminate":
+            self._refuse_off()
         last = max(i for i, job in enumerate(jobs) if job.name.split("-")[0] == stage)
         return jobs[: last + 1]
+
+    def _decontaminated_corpus(self) -> list[Path]:
+        """The description of the corpus that decontamination left to train of, once that is known."""
+        path = self.run.decontaminated
+        return [self.cache / read_json(path)["corpus"] / "meta.json"] if path.exists() else []
+
+    def _refuse_off(self) -> None:
+        if self.recipe.decontaminate.policy == "none":
+            raise RecipeError("decontaminate.policy is none; set it to fail, report, documents or redraw")
 
     def _do(self, job: Job) -> None:
         reason = job.missing()
@@ -251,7 +277,10 @@ class Experiment:
         """The corpus as it was tokenized."""
         from inject.corpus import Corpus
 
-        return Corpus(self.cache / self.corpus_fingerprint)
+        folder = self.cache / self.corpus_fingerprint
+        if not (folder / "meta.json").exists():
+            raise DataError(f"there is no corpus in {folder} yet; imprint corpus makes it")
+        return Corpus(folder)
 
     @cached_property
     def corpus(self) -> Corpus:
@@ -261,22 +290,27 @@ class Experiment:
         return Corpus(self.run.corpus)
 
     def decontaminate(self, shard: tuple[int, int] | None = None) -> None:
-        from slurm.planning import decontaminate
+        from slurm.decontamination import decontaminate
 
+        self._refuse_off()
         outcome = decontaminate(self.recipe, self.base_corpus, self.cache, shard)
         if outcome:
             shutil.copyfile(outcome.hits, self.run.hits)
-            write_json(self.run.decontaminated, {"corpus": outcome.corpus.name, "redrawn": outcome.redrawn})
+            write_json(self.run.decontaminated, outcome.record())
 
     def make_plan(self) -> None:
         from inject.corpus import Corpus
+        from slurm.decontamination import refuse_other_texts
         from slurm.planning import draw, place, write
 
-        corpus, redrawn = self.base_corpus, []
-        if self.recipe.decontaminate.policy != "off":
+        if self.recipe.decontaminate.policy == "none":
+            corpus = self.base_corpus
+            drawn = draw(self.recipe, corpus.tokenizer)
+        else:
             outcome = read_json(self.run.decontaminated)
-            corpus, redrawn = Corpus(self.cache / outcome["corpus"]), outcome["redrawn"]
-        drawn = draw(self.recipe, corpus.tokenizer, redrawn)
+            corpus = Corpus(self.cache / outcome["corpus"])
+            drawn = draw(self.recipe, corpus.tokenizer, outcome["redrawn"])
+            refuse_other_texts(drawn.items, drawn.texts, outcome["texts"], self.run.decontaminated)
         plan = place(drawn, self.recipe, corpus)
         self.run.corpus.unlink(missing_ok=True)
         self.run.corpus.symlink_to(corpus.folder.resolve())
@@ -377,7 +411,8 @@ class Experiment:
         models = self.recipe.train.models
         model = "perturbed" if "perturbed" in models else models[0]
         effects = [read_table(self.run.model(model).scores / "effects.parquet").to_pandas() for model in self.recipe.train.models]
-        write_report(self.run, self.recipe, findings(pd.concat(effects), self.recipe, model))
+        items, assignment = (read_table(path).to_pandas() for path in (self.run.items, self.run.assignment))
+        write_report(self.run, self.recipe, findings(pd.concat(effects), items, assignment, model))
 
     def findings(self) -> list[dict[str, Any]]:
         path = self.run.report / "findings.json"

@@ -18,30 +18,16 @@ from configs.tables import ASSIGNMENT, ITEMS, PLAN, TEXTS, read_table, write_csv
 from inject.assignment import assign
 from inject.balance import balance, demand, power
 from inject.corpus import Corpus
-from inject.decontaminate import (
-    HITS,
-    IN_CORPUS,
-    among,
-    clean,
-    cleaned_fingerprint,
-    documents_hit,
-    gather,
-    refuse,
-    replace_groups,
-    scan,
-    scan_fingerprint,
-)
 from inject.design import Shape, cells
+from inject.hub import pinned_model
 from inject.items.item import Item, Material
 from inject.items.make import lint, make_items
-from inject.items.texts import tokenize_texts
-from inject.overlap import Search, seek
+from inject.items.redraw import redraw
+from inject.items.texts import field_copies, tokenize_texts
 from inject.plan import Lengths, make_plan
 from inject.spread import Board
 from inject.stream import Stream, check_length
 from inject.tokenizer import vocabulary_size
-
-REDRAWS = 8  # rounds in which groups that occur elsewhere are drawn again before that is given up
 
 
 @dataclass(frozen=True)
@@ -76,15 +62,18 @@ def make_texts(
     recipe: Recipe, tokenizer: PreTrainedTokenizerFast, redrawn: Sequence[Sequence[str]] = ()
 ) -> tuple[list[Item], list[dict[str, Any]]]:
     """Items and the rows of their texts table. `redrawn`: the groups that were drawn again, by round."""
-    material = Material(tokenizer, vocabulary_size(tokenizer), _sample)
-    seed = recipe.seed_for("items")
+    material, seed = material_of(tokenizer), recipe.seed_for("items")
     items = make_items(recipe.insert, seed, material)
-    for turn, groups in enumerate(redrawn, 1):
-        again = {item.item_set for item in items if item.group in set(groups)}
-        drawn = make_items({name: recipe.insert[name] for name in again}, seed, material, turn)
-        items = replace_groups(items, drawn, groups)
+    for turn in range(1, len(redrawn) + 1):
+        items = redraw(items, recipe.insert, seed, material, redrawn[:turn])
+    if redrawn:
         lint(items)
     return items, tokenize_texts(items, tokenizer, recipe.train.sequence_length)
+
+
+def material_of(tokenizer: PreTrainedTokenizerFast) -> Material:
+    """What items are made of besides their settings."""
+    return Material(tokenizer, vocabulary_size(tokenizer), _sample)
 
 
 def draw(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, redrawn: Sequence[Sequence[str]] = ()) -> Drawn:
@@ -103,8 +92,9 @@ def draw(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, redrawn: Sequence[S
 def place(drawn: Drawn, recipe: Recipe, corpus: Corpus | None) -> pa.Table:
     """The plan: a place for every copy. Without a corpus, what only its tokens tell stays unchecked, and boundaries are refused."""
     shape = drawn.shape
-    board = Board(shape)
-    if corpus:
+    if corpus is None:
+        board = Board(shape)
+    else:
         check_length(corpus, shape.sequence_length, shape.steps, shape.global_batch, recipe.corpus.epochs)
         board = Board(shape, Stream(corpus, recipe.seed_for("order"), shape.sequence_length).base_tokens, corpus.end_of_text)
     lengths = Lengths.of(_lengths(drawn.texts), [item.item_id for item in drawn.items])
@@ -127,60 +117,19 @@ def write(drawn: Drawn, plan: pa.Table, run: RunLayout) -> None:
     write_table(run.plan, plan, PLAN)
     write_csv(run.balance, drawn.balance())
     write_csv(run.power, drawn.power())
+    write_csv(run.field_copies, _field_copies(drawn, plan))
+
+
+def _field_copies(drawn: Drawn, plan: pa.Table) -> list[dict[str, Any]]:
+    """How often the planned copies tell each field of each item, held-out items included."""
+    counted = plan.group_by(["item_id", "variant"]).aggregate([("copy", "count")]).to_pylist()
+    copies = field_copies(drawn.texts, {(entry["item_id"], entry["variant"]): entry["copy_count"] for entry in counted})
+    return [{"item_id": item, "field": field, "copies": count} for (item, field), count in copies.items()]
 
 
 def read_plan(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """The plan, or some of its columns, with its few distinct names as dictionaries, which takes a tenth of the memory and time."""
     return read_table(path, ["item_id", "variant", "mode"], columns)
-
-
-# ------------------------------------------------------------------------------------------------ decontamination
-
-
-@dataclass(frozen=True)
-class Decontaminated:
-    """What came of looking for the items elsewhere."""
-
-    hits: Path  # table of those that were found
-    corpus: Path  # to train of
-    redrawn: list[list[str]]  # groups drawn again, by round
-
-
-def decontaminate(recipe: Recipe, corpus: Corpus, cache: Path, shard: tuple[int, int] | None = None) -> Decontaminated | None:
-    """Look for the items in the corpus and in each other, and do what decontaminate.policy says; RecipeError where that is to fail.
-
-    With `shard` (i, n) only an n-th of the corpus is scanned, for another call to go on from; then None is returned.
-    """
-    settings, redrawn = recipe.decontaminate, list[list[str]]()
-    while True:
-        items, texts = make_texts(recipe, corpus.tokenizer, redrawn)
-        sought = seek(items, texts, corpus.tokenizer, settings.ngram)
-        identity = scan_fingerprint(corpus.meta["fingerprint"], sought, settings.ngram)
-        folder, search = cache / f"scan-{identity}", Search(sought, settings.ngram)
-        scan(corpus, search, folder, identity, shard or (0, 1))
-        if shard is not None:
-            return None
-        hits = gather(corpus, folder, identity) + among(search, corpus.tokenizer)
-        table = folder / "hits.parquet"
-        write_table(table, hits, HITS)
-        print(f"  {len(hits):,} hits: {table}" if hits else "  no item occurs elsewhere", flush=True)
-        if settings.policy != "redraw" or not hits or len(redrawn) == REDRAWS:
-            break
-        redrawn.append(sorted({hit["group"] for hit in hits}))
-        print(f"  {len(redrawn[-1])} groups occur elsewhere and are drawn again", flush=True)
-    target = corpus.folder
-    if settings.policy == "documents":
-        documents = documents_hit(hits)
-        refuse([hit for hit in hits if hit["where"] != IN_CORPUS])
-        if documents:
-            name = cleaned_fingerprint(corpus.meta["fingerprint"], documents)
-            target = cache / name
-            print(f"  {len(documents):,} documents of the corpus are left out", flush=True)
-            if not (target / "meta.json").exists():
-                clean(corpus, documents, target, name)
-    elif settings.policy in ("fail", "redraw"):
-        refuse(hits)
-    return Decontaminated(table, target, redrawn)
 
 
 # ------------------------------------------------------------------------------------------------ covariates
@@ -198,10 +147,10 @@ def _lengths(texts: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[str, in
     return lengths
 
 
-def _sample(*arguments: Any, **named: Any) -> Any:
+def _sample(model: str, *arguments: Any, **named: Any) -> Any:
     from eval.sampling import sample_sequences
 
-    return sample_sequences(*arguments, **named)
+    return sample_sequences(pinned_model(model), *arguments, **named)
 
 
 def _reference_losses(recipe: Recipe, items: Sequence[Item], texts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -215,6 +164,6 @@ def _reference_losses(recipe: Recipe, items: Sequence[Item], texts: Sequence[Map
     losses: dict[str, list[float]] = {}
     for name in dict.fromkeys(names.values()):
         own = [text for text in texts if names.get(set_of[text["item_id"]]) == name]
-        for text, loss in zip(own, text_losses(name, [text["text"] for text in own]), strict=True):
+        for text, loss in zip(own, text_losses(pinned_model(name), [text["text"] for text in own]), strict=True):
             losses.setdefault(text["item_id"], []).append(loss)
     return {item.item_id: fmean(losses.get(item.item_id, [float("nan")])) for item in items}

@@ -179,6 +179,13 @@ def test_bad_requests_get_a_sentence(trained: Path, capsys: pytest.CaptureFixtur
     assert all(word in error for word in words)
 
 
+def test_a_run_stopped_before_its_first_checkpoint_has_nothing_to_audit(twin: Path, capsys: pytest.CaptureFixture) -> None:
+    for marker in twin.glob("*/checkpoints/step-*/imprint.json"):
+        marker.unlink()
+    assert main(["audit", str(twin)]) == 2
+    assert "holds no checkpoint yet" in capsys.readouterr().err
+
+
 def test_inspect_shows_an_insertion_with_its_item_and_copy(trained: Path, capsys: pytest.CaptureFixture) -> None:
     first = pq.read_table(trained / "plan.parquet").to_pylist()[0]
     assert main(["inspect", str(trained), "--step", str(first["row"] // 4), "--row", str(first["row"] % 4)]) == 0

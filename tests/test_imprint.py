@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -147,6 +148,7 @@ def test_the_standard_model_reads_the_same_rows_without_the_insertions(workspace
         (["train.steps=many"], ["train.steps", "many"]),
         (["train.micro_batch=3"], ["train.micro_batch", "1, 2, 4"]),
         (["train.steps=100000"], ["train.steps", "corpus.epochs="]),
+        (["train.steps=100000000000000"], ["train.steps", "corpus.epochs="]),
         (["train.sequence_length=16"], ["train.sequence_length", "tokens"]),
         (["design.copies=[0,2,400]"], ["insert.codes", "rows"]),
         (["design.copies=[0,2,20]", "design.arms.early.copies=20"], ["insert.codes", "20 copies of an item", "12 steps"]),
@@ -173,6 +175,35 @@ def test_what_is_refused_before_training_leaves_no_run(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(RECIPE)
     assert imprint(tmp_path, "run", "design.copies=[0,2,400]") == 2
     assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_written_leaves_no_run(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    assert imprint(tmp_path, "plan", "cache=/dev/null/cache") == 2
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_run_follows_its_corpus_to_another_cache(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    assert imprint(tmp_path, "plan") == 0
+    before = (tmp_path / "runs/tiny/plan.parquet").read_bytes()
+    shutil.rmtree(tmp_path / "cache")
+    assert imprint(tmp_path, "plan", f"cache={tmp_path / 'other'}") == 0
+    assert (tmp_path / "runs/tiny/corpus").resolve().parent == tmp_path / "other"
+    assert (tmp_path / "runs/tiny/plan.parquet").read_bytes() == before
+
+
+@pytest.mark.parametrize("shard", ["", "3", "2/2", "a/b"])
+@pytest.mark.parametrize("command", ["corpus", "decontaminate"])
+def test_a_share_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture, command: str, shard: str) -> None:
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    assert imprint(tmp_path, command, "--shard", shard) == 2
+    assert capsys.readouterr().err == f"imprint: --shard is {shard!r}; it must be i/n, as 0/16 for the first of 16\n"
+
+
+def test_a_share_of_a_decontamination_that_is_off_is_refused(workspace: Path, capsys: pytest.CaptureFixture) -> None:
+    assert imprint(workspace, "decontaminate", "decontaminate.policy=none", "--shard", "0/2") == 2
+    assert "decontaminate.policy is none" in capsys.readouterr().err
 
 
 def test_who_is_refused_the_lock_leaves_the_holders_folder_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Every recipe of configs/ and every kind of item, through the command line: small enough for a test, but otherwise as they are."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -123,5 +124,8 @@ def test_an_item_that_occurs_in_the_corpus_is_refused_or_its_documents_left_out(
     assert "3 documents of the corpus are left out" in capsys.readouterr().out
     meta = json.loads((folder / "runs/left/corpus/meta.json").read_text())
     assert meta["left_out"]["documents"] == 3
+    shutil.rmtree((folder / "runs/left/corpus").resolve())
+    assert imprint(folder, "plan", str(folder / "known.yaml"), "name=left", "decontaminate.policy=documents", *known) == 0
+    assert json.loads((folder / "runs/left/corpus/meta.json").read_text()) == meta
     assert imprint(folder, "plan", str(folder / "known.yaml"), "name=go", "decontaminate.policy=report", *known) == 0
     assert pq.read_table(folder / "runs/go/hits.parquet").num_rows == 3

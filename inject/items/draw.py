@@ -35,8 +35,8 @@ def draw(
     left_out = [name for name in groups if name in excluded]
     if left_out and settings.count is None:
         raise RecipeError(
-            f"insert.{item_set}.count is not given, so all {len(groups):,} groups of {settings.path or settings.hub} are taken, and "
-            f"none is left to take the place of what occurs elsewhere ({', '.join(left_out[:3])}"
+            f"insert.{item_set}.count is not given, so all {len(groups):,} groups of {settings.path or settings.hub} are taken, "
+            f"and none is left to take the place of what occurs elsewhere ({', '.join(left_out[:3])}"
             f"{f' and {len(left_out) - 3:,} more' if len(left_out) > 3 else ''}); set insert.{item_set}.count to "
             f"{len(groups) - len(left_out):,} or fewer, or decontaminate.policy to documents or report"
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from configs.errors import RecipeError
@@ -41,6 +41,25 @@ def replace_groups(items: Sequence[Item], drawn: Sequence[Item], groups: Collect
     if absent:
         raise RecipeError(
             f"{absent[0]} cannot be drawn again: with another seed its item set has no group of that name; set "
-            "decontaminate.policy to documents, report or off"
+            "decontaminate.policy to documents, report or none"
         )
     return list(_exchanged(items, drawn, lambda item: item.group, groups))
+
+
+def colliding(items: Sequence[Item], before: Iterable[Item]) -> list[str]:
+    """The groups of those items that are not among the ones `before`, and repeat or contradict another (or themselves)."""
+    known = {item.item_id: item for item in before}
+    pairs = [pair for *pair, _ in collisions(items)]
+    return sorted({item.group for pair in pairs for item in pair if known.get(item.item_id) != item})
+
+
+def _exchanged(items: Iterable[Item], drawn: Iterable[Item], name: Callable[[Item], str], names: Collection[str]) -> Iterator[Item]:
+    """`items` with those of some names (of groups, or of item sets) exchanged for those in `drawn`, where the first of them was."""
+    named: dict[str, list[Item]] = {}
+    for item in drawn:
+        named.setdefault(name(item), []).append(item)
+    for item in items:
+        if name(item) not in names:
+            yield item
+        else:
+            yield from named.pop(name(item), [])

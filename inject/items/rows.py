@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 
 from configs.errors import DataError, RecipeError
 from configs.insert import RowSet
-from configs.layout import folder_fingerprint
 from inject.hub import dataset_commit
 
 
@@ -49,17 +48,15 @@ def read_rows(settings: RowSet, item_set: str) -> Iterator[Row]:
             yield row
 
 
-def rows_fingerprint(settings: RowSet, item_set: str) -> str | None:
-    """What the rows depend on besides the settings: the content of local files, or the commit of a data set of the hub.
+def hub_commit(settings: RowSet, item_set: str) -> str | None:
+    """The commit of the hub's data set that the rows are read from; None for local files, and for a folder laid out as one.
 
-    None where there is neither; DataError where the hub can't be asked for the commit. It isn't where `path` is given.
+    DataError where the hub can't be asked for it. It is not where the recipe gives a `path`, or a commit as `revision`.
     """
-    local = settings.path or settings.hub
-    if local is None:
+    if settings.path is not None or settings.hub is None:
         return None
-    if settings.path is not None or Path(local).is_dir():
-        return folder_fingerprint(Path(local)) if Path(local).exists() else None
-    return _commit(settings, item_set)
+    where = f"insert.{item_set}"
+    return dataset_commit(settings.hub, settings.revision or "main", f"{where}.hub", f"{where}.revision")
 
 
 def lookup(row: Row, column: str) -> Any:
@@ -238,17 +235,11 @@ READERS: dict[str, Callable[[Path], _Found]] = {
 # ------------------------------------------------------------------------------------------------ the hub
 
 
-def _commit(settings: RowSet, item_set: str) -> str | None:
-    """The commit of the hub that the rows are read from; None for a folder laid out as a data set."""
-    where = f"insert.{item_set}"
-    return dataset_commit(str(settings.hub), settings.revision or "main", f"{where}.hub", f"{where}.revision")
-
-
 def _read_hub(settings: RowSet, item_set: str) -> _Found:
     """Splits are streamed one after another; nothing is kept on disk."""
     import datasets  # takes a second to import, and only sets of the hub need it
 
-    revision = _commit(settings, item_set)
+    revision = hub_commit(settings, item_set)
     for split in settings.split.split("+"):
         try:
             rows = datasets.load_dataset(str(settings.hub), name=settings.config, split=split, revision=revision, streaming=True)

@@ -10,8 +10,9 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from configs.errors import DataError, RecipeError
+from configs.layout import fingerprint
 from inject.items.item import VERBATIM, Item, Probe
-from inject.tokenizer import encode_with_offsets
+from inject.tokenizer import encode_batch_with_offsets, encode_with_offsets
 
 
 def tokenize_texts(items: Sequence[Item], tokenizer: PreTrainedTokenizerFast, sequence_length: int) -> list[dict[str, Any]]:
@@ -20,9 +21,12 @@ def tokenize_texts(items: Sequence[Item], tokenizer: PreTrainedTokenizerFast, se
     RecipeError where a text has no tokens, or does not fit a row between two end-of-text tokens.
     """
     rows: list[dict[str, Any]] = []
+    spelled = iter(
+        encode_batch_with_offsets(tokenizer, [text.text for item in items for text in item.texts if text.tokens is None])
+    )
     for item in items:
         for text in item.texts:
-            tokens, characters = (text.tokens, []) if text.tokens is not None else encode_with_offsets(tokenizer, text.text)
+            tokens, characters = (text.tokens, []) if text.tokens is not None else next(spelled)
             probes = [probe for probe in item.probes if probe.kind == VERBATIM and probe.context == text.variant]
             rows.append(
                 {
@@ -45,6 +49,15 @@ def tokenize_texts(items: Sequence[Item], tokenizer: PreTrainedTokenizerFast, se
             f"set train.sequence_length={len(longest['tokens']) + 1} or shorten its text"
         )
     return rows
+
+
+def texts_fingerprints(items: Sequence[Item], texts: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Of each item set, the fingerprint of what is to be inserted: which tokens, of which item and variant, in which order."""
+    set_of = {item.item_id: item.item_set for item in items}
+    described: dict[str, list[Any]] = {}
+    for text in texts:
+        described.setdefault(set_of[text["item_id"]], []).append([text["item_id"], text["variant"], list(text["tokens"])])
+    return {item_set: fingerprint(rows) for item_set, rows in described.items()}
 
 
 def field_copies(texts: Sequence[Mapping[str, Any]], text_copies: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], int]:

@@ -125,6 +125,29 @@ def test_the_fingerprint_of_a_file_is_that_of_its_bytes(tmp_path):
     assert layout.file_fingerprint(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
+def test_the_fingerprint_of_a_folder_follows_the_names_and_bytes_of_its_files_but_hidden_ones(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b.txt").write_text("one")
+    before = layout.folder_fingerprint(tmp_path)
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / "lock").touch()
+    assert layout.folder_fingerprint(tmp_path) == before
+    (tmp_path / "a" / "b.txt").rename(tmp_path / "a" / "c.txt")
+    renamed = layout.folder_fingerprint(tmp_path)
+    (tmp_path / "a" / "c.txt").write_text("two")
+    assert len({before, renamed, layout.folder_fingerprint(tmp_path)}) == 3
+    assert layout.folder_fingerprint(tmp_path / "a" / "c.txt") == layout.file_fingerprint(tmp_path / "a" / "c.txt")
+
+
+def test_contents_follow_the_files_that_settings_name_at_any_depth(tmp_path):
+    (tmp_path / "rows.jsonl").write_text("one")
+    settings = {"books": {"path": str(tmp_path / "rows.jsonl"), "hub": "org/texts"}, "arms": [{"places": str(tmp_path)}]}
+    before = layout.contents(settings)
+    assert list(before) == [str(tmp_path / "rows.jsonl"), str(tmp_path)]
+    (tmp_path / "rows.jsonl").write_text("two")
+    assert all(layout.contents(settings)[path] != before[path] for path in before)
+
+
 # ------------------------------------------------------------------------------------------------ the lock
 
 
@@ -267,10 +290,14 @@ def test_checkpoints_are_the_folders_with_a_marker_in_the_order_of_their_steps(t
     assert model.checkpoints() == [0, 900, 12_000]
 
 
-def test_the_models_of_a_run_are_those_with_checkpoints(tmp_path):
+def test_the_models_of_a_run_are_those_with_whole_checkpoints(tmp_path):
     run = RunLayout(tmp_path)
-    for name in ("standard", "perturbed"):
+    for name in ("standard", "perturbed", "stopped"):
         run.model(name).checkpoint(0).mkdir(parents=True)
+    for name in ("standard", "perturbed"):
+        for step in (0, 300):
+            run.model(name).checkpoint(step).mkdir(exist_ok=True)
+            (run.model(name).checkpoint(step) / "imprint.json").write_text("{}")
     run.report.mkdir()
     assert run.models() == ["perturbed", "standard"]
 

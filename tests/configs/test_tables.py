@@ -77,6 +77,13 @@ def test_a_missing_table_is_a_data_error(tmp_path):
         tables.read_table(tmp_path / "plan.parquet")
 
 
+def test_a_table_without_a_column_is_a_data_error_of_one_line(tmp_path):
+    tables.write_table(tmp_path / "plan.parquet", [], tables.PLAN)
+    with pytest.raises(DataError, match="colour") as error:
+        tables.read_table(tmp_path / "plan.parquet", columns=["row", "colour"])
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: data[:-8] + b"\0" * 8])
 def test_a_damaged_table_is_a_data_error_that_says_what_to_do(damage, tmp_path):
     path = tmp_path / "plan.parquet"

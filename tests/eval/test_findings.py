@@ -5,26 +5,47 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from configs.insert import TestSet
-from configs.schema import Recipe
 from eval.findings import findings
 
-RECIPE = Recipe(name="x", insert={"quiz": TestSet()})
+ROW: dict[str, Any] = {
+    "metric": "log_prob",
+    "contrast": "slope",
+    "kind": "pii",
+    "item_set": "all",
+    "arm": "all",
+    "model": "perturbed",
+}
+ROW |= {"step": 9, "n": 8, "value": 0.0}
+
+
+def choice(prior: float | None, context: str = "cloze") -> dict[str, Any]:
+    return {"probe_id": f"{context}/answer/choice", "kind": "choice", "prior": prior}
+
+
+VERBATIM = {"probe_id": "verbatim/answer", "kind": "verbatim", "prior": 0.001}
+Cell = tuple[str, str, int, float, list[dict[str, Any]]]  # item set, arm, copies, end of its window, probes
+CELLS: list[Cell] = [
+    *[("quiz", arm, 64, end, [VERBATIM, choice(0.25)]) for arm, end in (("64x", 1.0), ("early", 0.25), ("massed", 1.0))],
+    ("quiz", "held-out", 0, 1.0, [choice(0.25)]),
+]
+
+
+def told(effects: list[dict[str, Any]], cells: list[Cell] = CELLS) -> list[dict[str, Any]]:
+    """Findings of effects, each a row that differs from ROW; about items that are a group each."""
+    items = [
+        {"item_id": str(n), "item_set": cell[0], "kind": "testset", "group": str(n), "probes": cell[4]}
+        for n, cell in enumerate(cells)
+    ]
+    assignment = [
+        {"item_id": str(n), "group": str(n), "arm": arm, "copies": copies, "window_end": end}
+        for n, (_, arm, copies, end, _) in enumerate(cells)
+    ]
+    return findings(pd.DataFrame([{**ROW, **effect} for effect in effects]), pd.DataFrame(items), pd.DataFrame(assignment))
 
 
 def verdict(**effect: Any) -> str:
-    row = {
-        "metric": "log_prob",
-        "contrast": "slope",
-        "kind": "pii",
-        "arm": "all",
-        "model": "perturbed",
-        "step": 9,
-        "n": 8,
-        "value": 0.0,
-    }
-    most = {**row, "metric": "another", "arm": "64x", "low": 0.0, "high": 0.0}
-    (finding,) = findings(pd.DataFrame([{**row, **effect}, most]), RECIPE)
+    most = {"metric": "another", "kind": effect.get("kind", "pii"), "arm": "64x", "low": 0.0, "high": 0.0}
+    (finding,) = told([effect, most])
     assert finding["step"] == 9
     return finding["verdict"]
 
@@ -62,21 +83,98 @@ def test_accuracy_is_judged_against_chance() -> None:
 
 
 def test_an_interval_without_bounds_is_written_as_null() -> None:
-    row = {
-        "metric": "log_prob",
-        "contrast": "slope",
-        "kind": "pii",
-        "arm": "all",
-        "model": "perturbed",
-        "step": 9,
-        "n": 2,
-        "value": 0.0,
-    }
-    (finding,) = findings(pd.DataFrame([{**row, "low": float("-inf"), "high": float("inf")}]), RECIPE)
+    (finding,) = told([{"low": float("-inf"), "high": float("inf")}])
     assert (finding["low"], finding["high"], finding["verdict"]) == (None, None, "not decidable")
 
 
 def test_only_the_last_checkpoint_counts() -> None:
-    row = {"metric": "log_prob", "contrast": "slope", "kind": "pii", "arm": "all", "model": "perturbed", "n": 8, "value": 0.0}
-    table = pd.DataFrame([{**row, "step": 3, "low": 1.0, "high": 2.0}, {**row, "step": 9, "low": -1.0, "high": 2.0}])
-    assert [finding["verdict"] for finding in findings(table, RECIPE)] == ["not decidable"]
+    rows: list[dict[str, Any]] = [{"step": 3, "low": 1.0, "high": 2.0}, {"step": 9, "low": -1.0, "high": 2.0}]
+    assert [finding["verdict"] for finding in told(rows)] == ["not decidable"]
+
+
+def test_effects_of_one_item_set_among_several_make_no_findings() -> None:
+    rows: list[dict[str, Any]] = [{"low": 1.0, "high": 2.0}, {"item_set": "people", "low": 1.0, "high": 2.0}]
+    assert [(finding["kind"], "item_set" in finding) for finding in told(rows)] == [("pii", False)]
+
+
+def test_there_are_no_findings_without_effects() -> None:
+    items = pd.DataFrame(columns=["item_id", "item_set", "kind", "group", "probes"])
+    assert findings(pd.DataFrame(), items, pd.DataFrame(columns=["item_id", "group", "arm", "copies", "window_end"])) == []
+
+
+# ------------------------------------------------------------------------------------------------ the most copies
+
+
+def test_claims_about_the_most_copies_go_by_kind() -> None:
+    rate = {"metric": "secret_extracted", "contrast": "rate", "low": 0.6, "high": 0.9}
+    arms = [("canary", "16x"), ("canary", "4x"), ("pii", "64x"), ("pii", "16x"), ("all", "64x"), ("all", "16x")]
+    found = told([{**rate, "kind": kind, "arm": arm} for kind, arm in arms])
+    name = "secrets inserted {} times are extracted at least half the time"
+    assert [(f["kind"], f["arm"], f["name"]) for f in found] == [
+        ("canary", "16x", name.format(16)),
+        ("pii", "64x", name.format(64)),
+        ("all", "64x", name.format(64)),
+    ]
+
+
+def test_the_arm_of_most_copies_is_one_that_differs_in_copies_alone() -> None:
+    rate = {"metric": "secret_extracted", "contrast": "rate", "low": 0.6, "high": 0.9}
+    assert told([{**rate, "arm": arm} for arm in ("64x even", "early", "held-out")]) == []
+
+
+# ------------------------------------------------------------------------------------------------ arms of equal copies
+
+
+@pytest.mark.parametrize(("low", "high", "expected"), [(0.2, 1.0, "yes"), (-2.0, -0.5, "yes"), (-1.0, 0.5, "not decidable")])
+def test_arms_of_equal_windows_are_compared_either_way(low: float, high: float, expected: str) -> None:
+    (finding,) = told([{"contrast": "minus 64x", "kind": "all", "arm": "massed", "low": low, "high": high}])
+    assert finding["name"] == "arm massed differs from 64x (difference of their gains)"
+    assert finding["verdict"] == expected
+
+
+@pytest.mark.parametrize(
+    ("cells", "forgetting"),
+    [
+        ([("a", "early", 4, 0.5), ("a", "4x", 4, 1.0)], True),
+        ([("a", "early", 4, 1.0), ("a", "4x", 4, 1.0)], False),
+        ([("a", "early", 4, 0.5), ("a", "4x", 4, 1.0), ("b", "early", 4, 1.0), ("b", "4x", 4, 1.0)], False),
+        ([("a", "early", 4, 0.5), ("a", "4x", 4, 1.0), ("b", "early", 9, 1.0), ("b", "4x", 4, 1.0)], True),  # b compares no two
+        ([("a", "early", 4, 0.5), ("b", "4x", 4, 1.0)], False),
+    ],
+)
+def test_forgetting_is_claimed_where_the_window_ends_earlier_in_every_item_set_compared(
+    cells: list[tuple[str, str, int, float]], forgetting: bool
+) -> None:
+    effect = {"contrast": "minus 4x", "kind": "all", "arm": "early", "low": -2.0, "high": -1.0}
+    (finding,) = told([effect], [(*cell, []) for cell in cells])
+    expected = "arm early ends below the 4x arm of equal copies" if forgetting else "arm early differs from 4x"
+    assert finding["name"] == f"{expected} (difference of their gains)"
+
+
+def test_arms_are_told_apart_by_what_they_are_crossed_with() -> None:
+    (finding,) = told([{"contrast": "minus 16x even", "kind": "all", "arm": "16x massed", "low": 1.0, "high": 2.0}])
+    assert finding["name"] == "arm 16x massed differs from 16x even (difference of their gains)"
+
+
+# ------------------------------------------------------------------------------------------------ chance
+
+CORRECT = {"metric": "correct", "contrast": "rate", "kind": "testset", "arm": "64x", "low": 0.4, "high": 0.9}
+
+
+@pytest.mark.parametrize(
+    ("cells", "percent", "expected"),
+    [
+        ([("quiz", "64x", 64, 1.0, [choice(0.25)]), ("quiz", "64x", 64, 1.0, [choice(0.5)])], "38%", "yes"),
+        ([("a", "64x", 64, 1.0, [choice(0.25), choice(0.75, "cloze-2")]), ("b", "64x", 64, 1.0, [choice(0.25)])], "38%", "yes"),
+        ([("quiz", "64x", 64, 1.0, [choice(0.5), choice(0.01, "perturbed-role/cloze"), VERBATIM])], "50%", "not decidable"),
+        ([("quiz", "64x", 64, 1.0, [choice(0.5)]), ("quiz", "4x", 4, 1.0, [choice(0.1)])], "50%", "not decidable"),
+    ],
+)
+def test_chance_is_the_mean_prior_of_the_questions_asked(cells: list[Cell], percent: str, expected: str) -> None:
+    (finding,) = told([CORRECT], cells)
+    assert finding["name"] == f"questions inserted 64 times are answered above chance ({percent})"
+    assert finding["verdict"] == expected
+
+
+def test_nothing_is_claimed_where_chance_is_not_known() -> None:
+    assert told([CORRECT], [("quiz", "64x", 64, 1.0, [choice(None)])]) == []

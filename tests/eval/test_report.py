@@ -21,7 +21,7 @@ from configs.recipe import save_recipe
 from configs.schema import Recipe, Train
 from configs.tables import ASSIGNMENT, CONTINUATIONS, EFFECTS, ITEMS, PLAN, SCORES, write_table
 from eval.figures import MOST_POINTS, among_held_out, arm_scale, thin
-from eval.report import arm_table, divergence, estimate, javascript, parameters, rank_memorized, write_report
+from eval.report import arm_table, design_table, divergence, estimate, javascript, parameters, rank_memorized, write_report
 from eval.statistics import auc, mean, mean_difference, stratified_auc
 from inject.design import arms
 
@@ -140,7 +140,8 @@ def make_effects(scores: pd.DataFrame, items: pd.DataFrame, assignment: pd.DataF
                 if metric in ("loss", "zlib", "min_k"):
                     members = values[values.exposures > 0].value
                     found = {"auc": stratified_auc([(members, held.value)])} if len(members) else {}
-                rows += [(metric, contrast, kind, arm, model, step, e.value, e.low, e.high, e.n) for contrast, e in found.items()]
+                cell = (kind, "all", arm, model, step)
+                rows += [(metric, contrast, *cell, e.value, e.low, e.high, e.n) for contrast, e in found.items()]
     effects = pd.DataFrame(rows, columns=EFFECTS.names)
     secrets = effects[(effects.metric == "extracted") & (effects.kind == "pii")].assign(metric="secret_extracted", kind="all")
     return pd.concat([effects, secrets])
@@ -190,6 +191,7 @@ def write_run(tmp_path_factory: pytest.TempPathFactory) -> WriteRun:
         for name in models:
             model = run.model(name)
             model.checkpoint(STEPS).mkdir(parents=True)
+            write_json(model.checkpoint(STEPS) / "imprint.json", {})
             model.metrics.write_text("".join(json.dumps(line) + "\n" for line in make_metrics(generator)))
             if scored:
                 scores = make_scores(items, assignment, name, generator)
@@ -373,6 +375,95 @@ def test_an_arm_keeps_its_colour_whichever_arms_are_shown() -> None:
     colours = dict(zip(everything["domain"], everything["range"], strict=True))
     assert len(set(colours.values())) == len(table)
     assert arm_scale(table, ["64x", "early"]).to_dict()["range"] == [colours["64x"], colours["early"]]
+
+
+def two_designs() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Items of two sets that share arms by name: `4x` is spliced in `b` only, `early` has other copies and another window there."""
+    whole: dict[str, Any] = {
+        "window_start": 0.0,
+        "window_end": 1.0,
+        "spacing": "uniform",
+        "placement": "anywhere",
+        "mode": "overwrite",
+    }
+    cells: list[tuple[str, str, int, dict[str, Any]]] = [
+        ("a", "held-out", 0, {}),
+        ("a", "held-out", 0, {}),
+        ("a", "4x", 4, {}),
+        ("a", "early", 8, {"window_end": 0.25}),
+        ("a", "4x even", 4, {"spacing": "even"}),
+        ("b", "held-out", 0, {"mode": "splice", "placement": "boundary"}),
+        ("b", "4x", 4, {"mode": "splice", "placement": "boundary"}),
+        ("b", "4x", 4, {"mode": "splice", "placement": "boundary"}),
+        ("b", "early", 4, {"window_start": 0.1, "window_end": 0.5}),
+    ]
+    items = pd.DataFrame({"item_id": f"{item_set}-{n}", "item_set": item_set} for n, (item_set, *_) in enumerate(cells))
+    assignment = pd.DataFrame(
+        {"item_id": item_id, "group": item_id, "arm": arm, "copies": copies, **whole, "variants": "rotate", **own}
+        for item_id, (_, arm, copies, own) in zip(items.item_id, cells, strict=True)
+    )
+    return items, assignment
+
+
+def test_the_design_has_a_row_for_every_meaning_of_an_arm_and_the_groups_of_the_sets_that_mean_it() -> None:
+    items, assignment = two_designs()
+    balance = pd.DataFrame({"item_set": ["a", "b"], "arm": "4x", "tokens_smd": [0.5, -0.25]})
+    rows = design_table(items, assignment, balance)
+    told = [(row["arm"], row["copies"], row["window_end"], row["mode"], [cell["groups"] for cell in row["sets"]]) for row in rows]
+    assert told == [
+        ("held-out", 0, 1.0, "", [2, 1]),
+        ("4x", 4, 1.0, "overwrite", [1, None]),
+        ("4x", 4, 1.0, "splice", [None, 2]),
+        ("4x even", 4, 1.0, "overwrite", [1, None]),
+        ("early", 4, 0.5, "overwrite", [None, 1]),
+        ("early", 8, 0.25, "overwrite", [1, None]),
+    ]
+    assert [[cell["smd"] for cell in row["sets"]] for row in rows[1:3]] == [[0.5, None], [None, -0.25]]
+
+
+def test_an_item_set_may_have_the_name_of_a_column() -> None:
+    items, assignment = two_designs()
+    items["item_set"] = items.item_set.replace({"a": "arm", "b": "copies"})
+    rows = design_table(items, assignment, pd.DataFrame(columns=["item_set", "arm", "tokens_smd"]))
+    assert [cell["groups"] for cell in rows[0]["sets"]] == [2, 1]
+
+
+def test_figures_have_one_row_an_arm_whatever_the_sets_mean_by_it() -> None:
+    table = arm_table(two_designs()[1]).set_index("arm")
+    assert list(table.index) == ["held-out", "4x", "4x even", "early"]
+    assert list(table.copies) == [0, 4, 4, 6]  # early: 8 and 4
+    assert tuple(table.loc["early", ["window_start", "window_end"]]) == (0.0, 0.5)
+    assert list(table.named) == [False, False, True, True]
+
+
+def test_the_held_out_arm_begins_the_curve_in_grey() -> None:
+    table = arm_table(make_items(recipe_of(SETS))[1])
+    assert list(table.arm[~table.named]) == ["held-out", "1x", "4x", "16x", "64x", "256x"]
+    assert arm_scale(table, ["held-out"]).to_dict()["range"] == ["var(--held-out)"]
+
+
+def test_a_set_without_an_arm_has_a_dash_in_its_column(write_run: WriteRun) -> None:
+    run, recipe = write_run(sets=["access_codes", "people"], scored=False)
+    assignment = pd.read_parquet(run.assignment)
+    spliced = assignment.item_id.str.startswith("people") & (assignment.arm == "4x")
+    write_table(run.assignment, assignment.assign(mode=assignment["mode"].mask(spliced, "splice")), ASSIGNMENT)
+    page = write_report(run, recipe, []).read_text()
+    rows = [" ".join(re.sub(r"<[^>]*>", " ", row).split()) for row in page.split('<table class="design">')[1].split("<tr>")]
+    assert [re.sub(r" [+−][\d.]+", "", row) for row in rows if row.startswith("4x ")] == [
+        "4x 4 whole run anywhere 12 –",
+        "4x 4 whole run anywhere, splice – 12",
+    ]
+
+
+def test_effects_by_item_set_are_in_the_table_and_not_in_the_figures(write_run: WriteRun) -> None:
+    run, recipe = write_run(sets=["access_codes"])
+    path = run.model("perturbed").scores / "effects.parquet"
+    effects = pd.read_parquet(path)
+    before = chart_data(write_report(run, recipe, []).read_text())
+    write_table(path, pd.concat([effects, effects.assign(item_set="access_codes", value=99.0)]), EFFECTS)
+    page = write_report(run, recipe, [])
+    assert chart_data(page.read_text()) == before
+    assert set(pd.read_csv(page.parent / "effects.csv").item_set) == {"all", "access_codes"}
 
 
 def test_the_parameters_of_all_shards_are_counted(tmp_path: Path) -> None:

@@ -502,11 +502,33 @@ def test_a_natural_occurrence_moved_back_by_a_splice_is_still_natural(training, 
     } in certificate.natural.listed
 
 
-def test_a_text_inside_of_another_items_insertion_is_counted_apart(training):
+def test_a_text_inside_of_another_items_insertion_is_listed_apart(training):
     training.texts = texts_table(TOKENS | {"part": TOKENS["code-2"][2:]})
     certificate = training.record().audit()
     assert certificate.certified
-    assert (certificate.contained, certificate.found) == (1, 4)
+    assert (certificate.contained.total, certificate.found) == (1, 4)
+    (planned,) = [entry for entry in training.occurrences if entry["item_id"] == "code-2"]
+    assert certificate.contained.listed == [
+        {
+            "step": planned["row"] // BATCH,
+            "row": planned["row"],
+            "offset": planned["offset"] + 3,
+            "item_id": "part",
+            "variant": "only",
+            "inside_item_id": "code-2",
+            "inside_variant": "only",
+        }
+    ]
+
+
+@pytest.mark.parametrize(("planned", "held_out"), [(False, 1), (True, 0)])
+def test_items_inside_of_inserted_ones_are_counted_where_they_are_held_out(training, planned, held_out):
+    texts = TOKENS | {"part": TOKENS["code-2"][2:]}
+    training.texts = texts_table(texts)
+    training.occurrences += [occurrence("part", 0, 30, 5, tokens=texts)] * planned
+    certificate = training.record().audit()
+    assert certificate.certified
+    assert (certificate.contained.total, certificate.contained_held_out_items) == (1, held_out)
 
 
 def test_the_tokens_of_an_item_across_the_edge_of_an_insertion_are_unplanned(training, small_corpus):
@@ -524,7 +546,7 @@ def test_equal_variants_of_an_item_are_one_text(training):
     )
     training.texts = pa.concat_tables([training.texts, again])
     certificate = training.record().audit()
-    assert (certificate.scanned_texts, certificate.found, certificate.contained) == (4, 4, 0)
+    assert (certificate.scanned_texts, certificate.found, certificate.contained.total) == (4, 4, 0)
 
 
 SPAN = Occurrence(0, 10, 6, "overwrite", "a", 0, "only", np.asarray([0, 1, 2, 3, 4, 0]))

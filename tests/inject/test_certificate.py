@@ -60,5 +60,12 @@ def test_the_summary_names_where_each_violation_is():
     ]
 
 
+def test_the_summary_warns_of_held_out_items_inside_of_inserted_ones():
+    certificate = Certificate("perturbed", 10, 10)
+    assert not any("no controls" in line for line in summary(certificate))
+    certificate.contained_held_out_items = 2
+    assert "  held-out items that stand inside of inserted ones, and so are no controls: 2 (see contained)" in summary(certificate)
+
+
 def test_an_empty_certificate_has_a_summary():
     assert "0 tokens (0.00%)" in summary(Certificate("standard", 0, 10))[3]

@@ -18,10 +18,8 @@ from inject.decontaminate import (
     document_around,
     documents_hit,
     gather,
-    groups_hit,
     parts,
     refuse,
-    replace_groups,
     scan,
     scan_fingerprint,
 )
@@ -183,6 +181,27 @@ def test_two_processes_find_what_one_does(corpus, search, hits, tmp_path, monkey
     assert gather(corpus, tmp_path, "one") == hits
 
 
+def test_many_parts_are_shared_by_few_processes_in_their_order(corpus, search, small_parts, tmp_path, monkeypatch):
+    class Pool:
+        def __init__(self, workers, context):
+            self.workers = workers
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def map(self, work, numbers, chunksize):
+            assert self.workers == 2
+            assert -(-len(numbers) // chunksize) <= 2 * module.SENT  # the search is sent so often
+            return map(work, numbers)
+
+    monkeypatch.setattr(module, "ProcessPoolExecutor", Pool)
+    scan(corpus, search, tmp_path, "one", processes=2)
+    assert len(list(tmp_path.iterdir())) == parts(corpus)
+
+
 def test_a_scan_that_is_not_complete_says_so(corpus, search, small_parts, tmp_path):
     scan(corpus, search, tmp_path, "one", (1, 2))
     with pytest.raises(DataError, match=r"parts of the corpus have not been scanned yet \(hits-00000.parquet"):
@@ -212,8 +231,9 @@ def test_a_scans_fingerprint_depends_on_corpus_items_and_length(corpus, search, 
         scan_fingerprint("b", search.texts, 13),
         scan_fingerprint("a", search.texts[1:], 13),
         scan_fingerprint("a", search.texts, 12),
+        scan_fingerprint("a", search.texts, 13, {"codes-0000"}),
     }
-    assert len(fingerprints) == 4
+    assert len(fingerprints) == 5
     assert scan_fingerprint("a", search_for(items, corpus).texts, 13) in fingerprints
 
 
@@ -242,7 +262,15 @@ def test_hits_are_refused_with_what_can_be_done(hits):
     message = str(refused.value)
     assert message.startswith("3 items occur where nothing was inserted: codes-0005 (verbatim) at token ")
     assert "and 1 more" in message
-    assert "documents (leave 3 documents of the corpus out), report (go on) or off" in message
+    assert "documents (leave 3 documents of the corpus out), report (go on) or none" in message
+
+
+def test_hits_that_no_drawing_got_rid_of_are_refused_without_advising_to_draw(hits):
+    with pytest.raises(RecipeError) as refused:
+        refuse(hits, rounds=8)
+    assert str(refused.value).startswith("after 8 rounds of drawing others, 3 items occur where nothing was inserted")
+    assert "set decontaminate.policy to documents (leave 3" in str(refused.value)
+    assert "redraw" not in str(refused.value)
 
 
 def test_without_hits_nothing_is_refused():
@@ -295,25 +323,6 @@ def test_a_corpus_of_which_nothing_would_be_left_is_refused(corpus, tmp_path):
 def test_a_cleaned_corpus_has_a_fingerprint_of_its_own(hits):
     whole = documents_hit(hits)
     assert len({cleaned_fingerprint("base", whole), cleaned_fingerprint("base", whole[1:]), cleaned_fingerprint("x", whole)}) == 3
-
-
-def test_the_groups_to_draw_again_are_told_by_item_set(hits, items):
-    assert groups_hit(hits, items) == {"codes": ["codes-0005", "codes-0000", "codes-0002"]}
-
-
-def test_only_the_groups_that_were_hit_are_drawn_again(corpus, hits, items, tmp_path):
-    material = Material(corpus.tokenizer, corpus.vocabulary)
-    groups = groups_hit(hits, items)["codes"]
-    others = replace_groups(items, make_items({"codes": CanarySet(count=8)}, 2, material), groups)
-    assert [item.item_id for item in others] == [item.item_id for item in items]
-    assert {old.group for old, new in zip(items, others, strict=True) if old != new} == set(groups)
-    scan(corpus, search_for(others, corpus), tmp_path, "two")
-    assert gather(corpus, tmp_path, "two") == []
-
-
-def test_items_that_no_seed_changes_cannot_be_drawn_again(items):
-    with pytest.raises(RecipeError, match=r"codes-0005 \(insert.codes\) occurs elsewhere and cannot be drawn again"):
-        replace_groups(items, items, ["codes-0005"])
 
 
 def test_the_table_of_hits_can_be_read_by_itself(corpus, hits, search, tmp_path):

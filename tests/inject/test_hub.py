@@ -5,9 +5,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs.errors import DataError, ImprintError
+from configs.insert import CanarySet, PassageSet, TableSet, TrapSet
 from configs.schema import Corpus
 from inject import hub
-from inject.hub import commit, hub_fingerprint, hub_sections
+from inject.hub import commit, hub_fingerprint, hub_sections, pinned_model
+from inject.items.commits import commits
+from inject.items.rows import read_rows
 from inject.source import documents, sections
 
 COMMIT = "1234567890abcdef1234567890abcdef12345678"
@@ -100,6 +103,8 @@ class Hub:
             raise ConnectionError("Name or service not known\nretried 5 times")
         return type("Info", (), {"sha": COMMIT if revision == "main" else COMMIT[::-1]})
 
+    model_info = dataset_info
+
 
 @pytest.fixture
 def asked(monkeypatch):
@@ -107,9 +112,9 @@ def asked(monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
     monkeypatch.setattr(Hub, "asked", 0)
-    hub._commit.cache_clear()
+    hub._ask.cache_clear()
     yield Hub
-    hub._commit.cache_clear()
+    hub._ask.cache_clear()
 
 
 def test_a_commit_is_not_asked_for(asked):
@@ -146,3 +151,62 @@ def test_the_fingerprint_of_a_folder_follows_its_content(dataset, tmp_path):
     assert commit(dataset) is None
     (tmp_path / "data" / "train-00000-of-00003.parquet").rename(tmp_path / "data" / "train-00003-of-00003.parquet")
     assert hub_fingerprint(dataset) != before
+
+
+# ------------------------------------------------------------------------------------------------ item sets and models
+
+
+def test_items_are_made_of_the_commits_of_all_that_their_sets_name(asked):
+    insert = {
+        "books": PassageSet(hub="org/texts"),
+        "quiz": TableSet(hub="org/quiz", revision="v2"),
+        "codes": CanarySet(),
+        "traps": TrapSet(model="org/model"),
+        "others": TrapSet(model="org/model@v2"),
+    }
+    assert commits(insert) == {
+        "insert.books.hub": COMMIT,
+        "insert.quiz.hub": COMMIT[::-1],
+        "insert.traps.model": f"org/model@{COMMIT}",
+        "insert.others.model": f"org/model@{COMMIT[::-1]}",
+    }
+
+
+def test_what_is_local_or_a_commit_is_not_asked_for(asked, tmp_path):
+    insert = {
+        "copy": TableSet(hub="org/texts", path="copy.jsonl"),
+        "folder": TableSet(hub=str(tmp_path)),
+        "pinned": TableSet(hub="org/texts", revision=COMMIT),
+        "trap": TrapSet(model=str(tmp_path)),
+        "pinned_trap": TrapSet(model=f"org/model@{COMMIT}"),
+    }
+    assert commits(insert) == {"insert.pinned.hub": COMMIT}
+    assert asked.asked == 0
+
+
+def test_rows_are_read_from_the_commit_that_is_in_the_fingerprint(asked, monkeypatch):
+    import datasets
+
+    loaded = []
+    monkeypatch.setattr(datasets, "load_dataset", lambda path, **named: loaded.append((path, named["revision"])) or [{"text": "a"}])
+    (row,) = read_rows(TableSet(hub="org/texts"), "mine")
+    assert row.values == {"text": "a"}
+    assert loaded == [("org/texts", COMMIT)]
+
+
+def test_an_item_set_that_the_hub_cannot_be_asked_for_is_told_by_its_settings(asked):
+    with pytest.raises(DataError) as refused:
+        commits({"mine": TableSet(hub="org/texts", revision="offline")})
+    assert str(refused.value).startswith("insert.mine.hub is org/texts and insert.mine.revision is offline: the hub could not")
+    assert str(refused.value).endswith("without a network, give the 40 hex digits of a commit as insert.mine.revision")
+
+
+def test_a_model_is_pinned_to_the_commit_of_its_branch_and_a_folder_stays_itself(asked, tmp_path):
+    assert pinned_model("org/model") == f"org/model@{COMMIT}"
+    assert pinned_model(f"org/model@{COMMIT[::-1]}") == f"org/model@{COMMIT[::-1]}"
+    assert pinned_model(str(tmp_path)) == str(tmp_path)
+    assert asked.asked == 1
+    with pytest.raises(DataError) as refused:
+        pinned_model("org/model@offline")
+    assert str(refused.value).startswith("org/model@offline is no folder, and the hub could not be asked for the commit")
+    assert "as org/model@<commit>, or a folder" in str(refused.value)

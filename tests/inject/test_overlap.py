@@ -230,3 +230,26 @@ def test_a_person_who_is_in_two_sets_is_found(tokenizer):
     (text,) = people[7].texts
     double = plain(1, "As I wrote yesterday: " + text.text)
     assert given_away(search([*people, double], tokenizer)) == [("people-0007", "poems-1"), ("poems-1", "people-0007")]
+
+
+def test_a_search_for_some_groups_finds_these_and_knows_form_by_all_texts(tokenizer):
+    items = [canary(number, f"Name{number * 7919}", str(1000 + number * 37)) for number in range(30)]
+    sought = seek(items, tokenize_texts(items, tokenizer, 1000), tokenizer, 8)
+    every, some = Search(sought, 8), Search(sought, 8, {"codes-3", "codes-4"})
+    told = np.asarray(encode(tokenizer, ["; ".join(item.texts[0].text for item in items)])[0])
+    runs, own = every.runs(told), some.runs(told)
+    assert {sought[number].group for number in runs.text} == {item.group for item in items}
+    chosen = np.isin(runs.text, [3, 4])
+    assert [own.text.tolist(), own.position.tolist(), own.length.tolist()] == [
+        runs.text[chosen].tolist(),
+        runs.position[chosen].tolist(),
+        runs.length[chosen].tolist(),
+    ]
+    assert np.array_equal(some.content, every.content)
+
+
+def test_a_short_text_is_not_looked_for_where_its_group_is_not_asked_for(tokenizer):
+    items = [plain(1, "Zefira"), plain(2, "Gudrun")]
+    sought = seek(items, tokenize_texts(items, tokenizer, 1000), tokenizer, 13)
+    assert found(Search(sought, 13, {"poems-2"}), tokenizer, "Zefira met Gudrun.") == ["poems-2"]
+    assert found(Search(sought, 13, set()), tokenizer, "Zefira met Gudrun.") == []

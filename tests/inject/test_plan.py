@@ -57,6 +57,12 @@ def of_item(occurrences, name):
     return [o for o in occurrences if o["item_id"] == name]
 
 
+@pytest.mark.parametrize("copies", [10**12, 2**70])
+def test_copies_that_no_memory_holds_are_refused_before_they_are_laid_out(copies):
+    with pytest.raises(RecipeError, match=f"insert.a: its copies in steps 0-40 need {2 * copies:,} rows, but training has 240"):
+        plan([assigned("a", 0, phase(copies)), assigned("a", 1, phase(copies))])
+
+
 # ------------------------------------------------------------------------------------------------ promises
 
 SPACINGS = ["uniform", "even", "expanding", "massed", "bursts:2"]

@@ -1,6 +1,7 @@
 import csv
 import gzip
 import json
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,7 +12,7 @@ from configs.insert import TableProbe, TableQuestion, TableSet
 from inject.items import table
 from inject.items.item import Material
 from inject.items.make import lint
-from inject.items.rows import Row, lookup, rows_fingerprint
+from inject.items.rows import Row, lookup
 from inject.items.texts import tokenize_texts
 from inject.tokenizer import train_tokenizer
 
@@ -157,13 +158,26 @@ def test_so_many_groups_are_drawn_with_all_their_rows(tmp_path, material):
     assert few != make(path, material, group="pair", count=4, seed=2)
 
 
-def test_the_fingerprint_of_rows_changes_with_the_content_of_their_file(people):
-    settings = TableSet(path=str(people))
-    before = rows_fingerprint(settings)
-    assert rows_fingerprint(settings) == before
-    jsonl(people, PEOPLE[:2])
-    assert rows_fingerprint(settings) != before
-    assert rows_fingerprint(TableSet(hub="owner/set")) != rows_fingerprint(TableSet(hub="owner/set", revision="v2"))
+def test_excluded_groups_give_their_places_to_the_next_ones_and_the_others_stay(tmp_path, material):
+    path = jsonl(tmp_path / "t.jsonl", [{"text": f"Text {n}.", "pair": n // 2} for n in range(40)])
+    before, more = (make(path, material, group="pair", count=count) for count in (6, 7))
+    gone = before[0].group
+    after = make(path, replace(material, excluded=frozenset({gone})), group="pair", count=6)
+    assert [item.item_id for item in after] == [item.item_id for item in more if item.group != gone]
+    assert all(item in more for item in after)
+
+
+def test_a_set_that_takes_all_rows_has_none_for_the_place_of_excluded_ones(people, material):
+    with pytest.raises(
+        RecipeError, match=r"none is left to take the place of .*\(mine-0001\); set insert.mine.count to \d+ or fewer"
+    ):
+        make(people, replace(material, excluded=frozenset({"mine-0001"})), text=LIVES)
+
+
+def test_a_file_without_enough_other_groups_is_refused_with_how_many_are_excluded(tmp_path, material):
+    path = jsonl(tmp_path / "t.jsonl", [{"text": f"Text {n}."} for n in range(5)])
+    with pytest.raises(RecipeError, match=r"count is 5, but .* has 4 groups that can be used and occur nowhere else \(1 do\)"):
+        make(path, replace(material, excluded=frozenset({"mine-0002"})), count=5)
 
 
 # ------------------------------------------------------------------------------------------------ probes

@@ -1,6 +1,7 @@
 """Texts as tokens: what is inserted, which tokens a target is, and where a probe's prompt ends."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from tokenizers import processors
 
 from configs.errors import DataError, RecipeError
 from inject.items.item import Item, Span, Text
-from inject.items.texts import field_copies, split_probe, target_tokens, tokenize_texts
+from inject.items.texts import field_copies, split_probe, target_tokens, texts_fingerprints, tokenize_texts
 from inject.tokenizer import END_OF_TEXT, encode, encode_with_offsets, train_tokenizer
 
 quick = settings(max_examples=60, deadline=None)  # shared machines stall
@@ -66,6 +67,17 @@ def test_a_text_longer_than_a_row_is_refused_with_the_length_it_takes(tokenizer)
         tokenize_texts([item("a", "0123456789"), item("b", "1", "01234567890")], tokenizer, sequence_length=11)
     assert "train.sequence_length = 11" in str(refused.value)
     tokenize_texts([item("b", "01234567890")], tokenizer, sequence_length=12)
+
+
+def test_each_item_sets_texts_have_a_fingerprint_that_follows_their_tokens(tokenizer):
+    def fingerprints(*texts):
+        items = [replace(item(name, text), item_set=name) for name, text in zip("ab", texts, strict=True)]
+        return texts_fingerprints(items, tokenize_texts(items, tokenizer, 64))
+
+    before, after = fingerprints("12", "34"), fingerprints("12", "35")
+    assert set(before) == {"a", "b"}
+    assert before == fingerprints("12", "34")
+    assert (before["a"] == after["a"], before["b"] == after["b"]) == (True, False)
 
 
 # ------------------------------------------------------------------------------------------------ copies of a field

@@ -2,7 +2,8 @@
 
 python benchmarks/read.py
 
-The corpus is small and read again epoch after epoch, so that it stays in the page cache; half of the rows have an occurrence.
+The corpus is small and read again epoch after epoch, so that it stays in the page cache. Half of the rows have an occurrence of 64
+tokens; or one in fifty, as ten million of them would be in 10^12 tokens.
 """
 
 from __future__ import annotations
@@ -21,7 +22,14 @@ from configs.layout import write_json
 from inject.corpus import Corpus
 from inject.stream import Overlay, Stream
 
-TOKENS, OCCURRENCES, TEXTS, TEXT_TOKENS, GLOBAL_BATCH, STEPS, ROUNDS = 2**26, 10_000_000, 100_000, 64, 64, 32, 15
+TOKENS, OCCURRENCES, TEXTS, TEXT_TOKENS, ROUNDS = 2**26, 10_000_000, 100_000, 64, 15
+ROWS_A_ROUND = 8192
+SHAPES = [
+    (128, 64, 0.5),
+    (2048, 64, 0.5),
+    (2048, 1024, 0.5),
+    (2048, 1024, 0.02),
+]  # sequence length, rows at once, share with a text
 
 
 def make_corpus(folder: Path) -> Corpus:
@@ -32,10 +40,10 @@ def make_corpus(folder: Path) -> Corpus:
     return Corpus(folder)
 
 
-def make_overlay(sequence_length: int) -> Overlay:
-    """An occurrence in every second row on average."""
+def make_overlay(sequence_length: int, share: float) -> Overlay:
+    """Occurrences in a share of the rows, at random."""
     random = np.random.default_rng(1)
-    row = np.flatnonzero(random.random(2 * OCCURRENCES) < 0.5)
+    row = np.cumsum(random.geometric(share, OCCURRENCES))
     offset = random.integers(0, sequence_length + 1 - TEXT_TOKENS, len(row)).astype(np.int32)
     text = random.integers(0, TEXTS, len(row)).astype(np.int32)
     pool = random.integers(1, 50_000, TEXTS * TEXT_TOKENS)
@@ -43,9 +51,9 @@ def make_overlay(sequence_length: int) -> Overlay:
     return Overlay(row, offset, text, np.zeros(len(row), bool), first, np.full(TEXTS, TEXT_TOKENS), pool)
 
 
-def seconds(read: Callable[[int], object], start: int) -> float:
+def seconds(read: Callable[[int], object], start: int, steps: int) -> float:
     began = time.perf_counter()
-    for step in range(start, start + STEPS):
+    for step in range(start, start + steps):
         read(step)
     return time.perf_counter() - began
 
@@ -59,18 +67,22 @@ def report(name: str, times: list[float], others: list[float], tokens: int) -> N
 
 
 def main() -> None:
-    for sequence_length in (128, 2048):
+    for sequence_length, batch, share in SHAPES:
+        steps = ROWS_A_ROUND // batch
         with tempfile.TemporaryDirectory() as folder:
             corpus = make_corpus(Path(folder))
-            plain, laid = Stream(corpus, 1, sequence_length), Stream(corpus, 1, sequence_length, make_overlay(sequence_length))
+            plain, laid = (
+                Stream(corpus, 1, sequence_length),
+                Stream(corpus, 1, sequence_length, make_overlay(sequence_length, share)),
+            )
 
-            def rows(stream: Stream) -> Callable[[int], object]:
-                return lambda step: stream.rows(np.arange(step * GLOBAL_BATCH, (step + 1) * GLOBAL_BATCH))
+            def rows(stream: Stream, batch: int = batch) -> Callable[[int], object]:
+                return lambda step: stream.rows(np.arange(step * batch, (step + 1) * batch))
 
             length = sequence_length + 1
-            flat = corpus.read(np.arange(min(20_000, plain.base_rows)) * length, length)
+            flat = corpus.read(np.arange(min(2 * ROWS_A_ROUND, plain.base_rows)) * length, length)
             loader = DataLoader(
-                Dataset.from_dict({"input_ids": flat}).with_format("torch"), batch_size=GLOBAL_BATCH, shuffle=True, drop_last=True
+                Dataset.from_dict({"input_ids": flat}).with_format("torch"), batch_size=batch, shuffle=True, drop_last=True
             )
 
             def load(_: int, loader: DataLoader = loader, iterator: list = []) -> object:  # noqa: B006
@@ -84,12 +96,12 @@ def main() -> None:
 
             timed: dict[str, list[float]] = {"plain": [], "overlay": [], "loader": []}
             for round_ in range(ROUNDS):
-                start = round_ * STEPS * 97
-                timed["plain"].append(seconds(rows(plain), start))
-                timed["overlay"].append(seconds(rows(laid), start))
-                timed["loader"].append(seconds(load, start))
-            tokens = STEPS * GLOBAL_BATCH * length
-            print(f"rows of {length} tokens, {GLOBAL_BATCH} at once, {len(laid.overlay.row):,} occurrences")
+                start = round_ * steps * 7
+                timed["plain"].append(seconds(rows(plain), start, steps))
+                timed["overlay"].append(seconds(rows(laid), start, steps))
+                timed["loader"].append(seconds(load, start, steps))
+            tokens = ROWS_A_ROUND * length
+            print(f"rows of {length} tokens, {batch} at once, {len(laid.overlay.row):,} occurrences in {share:.0%} of the rows")
             report("plain stream", timed["plain"], timed["plain"], tokens)
             report("with the overlay", timed["overlay"], timed["plain"], tokens)
             report("torch DataLoader over datasets", timed["loader"], timed["overlay"], tokens)

@@ -85,9 +85,9 @@ class Overlay:
         start, length = self.first[text], self.length[text]
         if (spliced := self.spliced[which]).any():
             _make_room(tokens, slot[spliced], offset[spliced], length[spliced] - 1)  # the opening end-of-text is the base's own
-        within = np.arange(int(length.sum())) - np.repeat(np.cumsum(length) - length, length)
-        places = np.repeat(slot * tokens.shape[1] + offset, length) + within
-        tokens.reshape(-1)[places] = self.pool[np.repeat(start, length) + within]
+        begin = slot * tokens.shape[1] + offset  # of each occurrence among all tokens of these rows
+        places = np.arange(int(length.sum())) + np.repeat(begin - np.cumsum(length) + length, length)
+        tokens.reshape(-1)[places] = self.pool.take(places + np.repeat(start - begin, length))
 
 
 def _locate(plan: pa.Table, texts: pa.Table) -> np.ndarray:

@@ -229,7 +229,11 @@ def summary(run: RunLayout, recipe: Recipe, metrics: pd.DataFrame, measured: dic
     plan = read_table(run.plan) if run.plan.exists() else None
     planned = recipe.train.steps * recipe.train.global_batch * recipe.train.sequence_length
     tables = next(iter(measured.values()), None)
+    certificates = [read_json(path) for name in measured if (path := run.model(name).certificate).exists()]
     return {
+        "certified": bool(measured)
+        and len(certificates) == len(measured)
+        and all(found["verdict"] == "certified" for found in certificates),
         "corpus": read_json(meta) if meta.exists() else None,
         "tokens": int(metrics.tokens.max()) if len(metrics) else planned,
         "parameters": next(filter(None, (parameters(run, name) for name in measured)), None),

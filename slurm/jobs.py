@@ -1,8 +1,8 @@
 """The jobs of an experiment: corpus -> decontaminate -> plan -> train -> audit -> eval -> report. What each depends on, and
 whether it is done.
 
-The one place that puts the parts together. A job's fingerprint covers its own result settings, its inputs' fingerprints and a
-format version; a job whose record carries the same fingerprint and whose outputs are there is not done again.
+The one place that puts the parts together. A job whose record carries its fingerprint (slurm/fingerprints.py), and whose outputs
+are there, is not done again.
 """
 
 from __future__ import annotations
@@ -24,22 +24,19 @@ from configs.layout import (
     Lock,
     RunLayout,
     atomic_file,
-    contents,
     file_fingerprint,
-    fingerprint,
     read_json,
     write_json,
 )
 from configs.recipe import differences, load_recipe, result_settings, save_recipe
 from configs.schema import Recipe
 from configs.tables import read_table
+from slurm.fingerprints import Fingerprints
 
 if TYPE_CHECKING:
     from inject.corpus import Corpus
     from inject.stream import Stream
     from slurm.planning import Drawn
-
-DECONTAMINATE_FORMAT, PLAN_FORMAT, TRAIN_FORMAT, AUDIT_FORMAT, EVAL_FORMAT, REPORT_FORMAT = 2, 2, 2, 2, 2, 2
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,7 @@ class Experiment:
     """A recipe's jobs on one machine."""
 
     def __init__(self, recipe: Recipe, root: Path | None = None):
-        self.recipe = recipe
+        self.recipe, self.fingerprints = recipe, Fingerprints(recipe)
         self.run = RunLayout(root or Path(recipe.runs) / recipe.name)
         self.cache = Path(recipe.cache)
 
@@ -85,97 +82,32 @@ class Experiment:
             raise RecipeError(f"{root} is not a run: it has no config.yaml; imprint run makes one, as runs/quickstart")
         return Experiment(load_recipe(root / "config.yaml"), root)
 
-    # -------------------------------------------------------------------------------------------- fingerprints
-
-    @cached_property
-    def corpus_fingerprint(self) -> str:
-        from inject.corpus import corpus_fingerprint
-
-        return corpus_fingerprint(self.recipe.corpus, self.recipe.seed)
-
-    @cached_property
-    def items_fingerprint(self) -> str:
-        """What the items and their arms depend on, with the content of the files and the commits of the hub they are made of."""
-        from inject.items.commits import commits
-
-        settings = result_settings(self.recipe.insert)
-        for item_set in settings.values():
-            del item_set["design"]["reference"]  # of which only the balance table is made
-        sources = contents(settings) | commits(self.recipe.insert)
-        return fingerprint([settings, sources, self.recipe.seed_for("items"), self.recipe.train.sequence_length])
-
-    @cached_property
-    def decontaminate_fingerprint(self) -> str:
-        settings = result_settings(self.recipe.decontaminate)
-        return fingerprint(["decontaminate", DECONTAMINATE_FORMAT, self.corpus_fingerprint, self.items_fingerprint, settings])
-
-    @cached_property
-    def plan_fingerprint(self) -> str:
-        """What the plan depends on. Decontamination that only looks (`fail`, `report`) changes nothing."""
-        recipe, train = self.recipe, self.recipe.train
-        changes = recipe.decontaminate.policy in ("documents", "redraw")
-        inputs = [self.corpus_fingerprint, self.items_fingerprint, self.decontaminate_fingerprint if changes else None]
-        seeds = [recipe.seed_for(purpose) for purpose in ("assignment", "placement", "order")]
-        shape = [train.steps, train.global_batch, train.sequence_length, recipe.corpus.epochs]
-        return fingerprint(["plan", PLAN_FORMAT, inputs, seeds, shape])
-
-    @cached_property
-    def tables_fingerprint(self) -> str:
-        """What the tables beside the plan depend on, too: the loss of items under a reference model."""
-        from inject.hub import pinned_model
-
-        named = [item_set.design.reference for item_set in self.recipe.insert.values()]
-        references = [{"reference": name and pinned_model(name)} for name in named]
-        return fingerprint(["tables", self.plan_fingerprint, references, contents(references), self.recipe.decontaminate.policy])
-
-    def train_fingerprint(self, model: str) -> str:
-        recipe = self.recipe
-        settings = result_settings(recipe.train)
-        settings.pop("models")
-        seeds = [recipe.seed_for("order"), recipe.seed_for("init")]
-        plan = self.plan_fingerprint if model != "standard" else None
-        cleaned = self.decontaminate_fingerprint if recipe.decontaminate.policy == "documents" else None
-        inputs = [self.corpus_fingerprint, cleaned, plan]
-        return fingerprint(["train", TRAIN_FORMAT, model, result_settings(recipe.model), settings, seeds, inputs])
-
-    def eval_fingerprint(self, model: str) -> str:
-        settings = result_settings(self.recipe.eval)
-        return fingerprint(["eval", EVAL_FORMAT, settings, self.train_fingerprint(model), self.plan_fingerprint])
-
     # -------------------------------------------------------------------------------------------- jobs
 
     def jobs(self) -> list[Job]:
         """All jobs in an order in which they can be done."""
-        run, models = self.run, self.recipe.train.models
-        corpus = self.cache / self.corpus_fingerprint
+        run, marks, models = self.run, self.fingerprints, self.recipe.train.models
+
+        def job(name: str, identity: str, outputs: list[Path], work: Callable[[], None]) -> Job:
+            return Job(name, identity, outputs, work, run.job(name))
+
         tables = [run.items, run.texts, run.assignment, run.plan, run.balance, run.power, run.field_copies]
-        jobs = [Job("corpus", self.corpus_fingerprint, [corpus / "meta.json"], self.make_corpus, run.job("corpus"))]
+        planned = [*tables, run.corpus / "meta.json"]  # the cache may have been cleared, or be another one now
+        jobs = [job("corpus", marks.corpus, [self.cache / marks.corpus / "meta.json"], self.make_corpus)]
         if self.recipe.decontaminate.policy != "none":
             found = [run.hits, run.decontaminated, *self._decontaminated_corpus()]
-            job = Job("decontaminate", self.decontaminate_fingerprint, found, self.decontaminate, run.job("decontaminate"))
-            jobs.append(job)
-        planned = [*tables, run.corpus / "meta.json"]  # the cache may have been cleared, or be another one now
-        jobs.append(Job("plan", self.tables_fingerprint, planned, self.make_plan, run.job("plan")))
+            jobs.append(job("decontaminate", marks.decontaminate, found, self.decontaminate))
+        jobs.append(job("plan", marks.tables, planned, self.make_plan))
         for model in models:
             last = run.model(model).checkpoint(self.recipe.train.steps) / "imprint.json"
-            jobs.append(
-                Job(f"train-{model}", self.train_fingerprint(model), [last], partial(self.train, model), run.job(f"train-{model}"))
-            )
+            jobs.append(job(f"train-{model}", marks.train(model), [last], partial(self.train, model)))
         for model in models:
-            identity = fingerprint(["audit", AUDIT_FORMAT, self.train_fingerprint(model), self.plan_fingerprint])
-            found = [run.model(model).certificate]
-            jobs.append(Job(f"audit-{model}", identity, found, partial(self.audit, model), run.job(f"audit-{model}")))
+            jobs.append(job(f"audit-{model}", marks.audit(model), [run.model(model).certificate], partial(self.audit, model)))
         for model in models:
-            scores = run.model(model).scores
-            outputs = [scores / "scores.parquet", scores / "effects.parquet"]
-            jobs.append(
-                Job(f"eval-{model}", self.eval_fingerprint(model), outputs, partial(self.evaluate, model), run.job(f"eval-{model}"))
-            )
-        reported = fingerprint(["report", REPORT_FORMAT, [self.eval_fingerprint(model) for model in models]])
-        jobs.append(
-            Job("report", reported, [run.report / "index.html", run.report / "findings.json"], self.report, run.job("report"))
-        )
-        return jobs
+            outputs = [run.model(model).scores / name for name in ("scores.parquet", "effects.parquet")]
+            jobs.append(job(f"eval-{model}", marks.eval(model), outputs, partial(self.evaluate, model)))
+        page = [run.report / name for name in ("index.html", "findings.json")]
+        return [*jobs, job("report", marks.report(models), page, self.report)]
 
     def execute(self, stage: str | None = None) -> None:
         """Do what is missing, of all jobs or of one stage (`corpus`, `plan` ...: the first word of a job's name) and what it needs.
@@ -244,7 +176,7 @@ class Experiment:
         for model in self.run.models():
             layout = self.run.model(model)
             steps = layout.checkpoints()
-            if not steps or CheckpointInfo.read(layout.checkpoint(steps[-1])).config == self.train_fingerprint(model):
+            if not steps or CheckpointInfo.read(layout.checkpoint(steps[-1])).config == self.fingerprints.train(model):
                 continue
             named = ", ".join(self._changed_settings()) or "they are not told apart by its config.yaml"
             raise RecipeError(
@@ -266,18 +198,18 @@ class Experiment:
     def make_corpus(self, shard: tuple[int, int] | None = None) -> None:
         from inject.corpus import build_corpus
 
-        folder = self.cache / self.corpus_fingerprint
+        folder = self.cache / self.fingerprints.corpus
         if (folder / "meta.json").exists():
             print(f"  found in {folder.parent}", flush=True)
         else:
-            build_corpus(self.recipe.corpus, self.recipe.seed, folder, self.corpus_fingerprint, shard)
+            build_corpus(self.recipe.corpus, self.recipe.seed, folder, self.fingerprints.corpus, shard)
 
     @cached_property
     def base_corpus(self) -> Corpus:
         """The corpus as it was tokenized."""
         from inject.corpus import Corpus
 
-        folder = self.cache / self.corpus_fingerprint
+        folder = self.cache / self.fingerprints.corpus
         if not (folder / "meta.json").exists():
             raise DataError(f"there is no corpus in {folder} yet; imprint corpus makes it")
         return Corpus(folder)
@@ -326,7 +258,7 @@ class Experiment:
         from inject.corpus import corpus_tokenizer
         from slurm.planning import draw, place
 
-        folder = self.cache / self.corpus_fingerprint
+        folder = self.cache / self.fingerprints.corpus
         corpus = self.base_corpus if (folder / "meta.json").exists() else None
         tokenizer = corpus.tokenizer if corpus else corpus_tokenizer(self.recipe.corpus, self.recipe.seed, folder)
         drawn = draw(self.recipe, tokenizer)
@@ -383,8 +315,8 @@ class Experiment:
             self.corpus.tokenizer,
             self.recipe.seed_for("init"),
             corpus=self.corpus.meta["fingerprint"],
-            plan=self.plan_fingerprint if model != "standard" else "",
-            config=self.train_fingerprint(model),
+            plan=self.fingerprints.plan if model != "standard" else "",
+            config=self.fingerprints.train(model),
         )
         train(trajectory, self.run.model(model), self.cache)
 

@@ -1,0 +1,84 @@
+"""What each job of an experiment depends on, as a fingerprint: its result settings, its inputs' fingerprints and a format version.
+
+Execution settings (devices, threads, folders) are in none of them. A format is raised where a job's output changes for the same
+settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+from configs.layout import contents, fingerprint
+from configs.recipe import result_settings
+from configs.schema import Recipe
+
+DECONTAMINATE_FORMAT, PLAN_FORMAT, TRAIN_FORMAT, AUDIT_FORMAT, EVAL_FORMAT, REPORT_FORMAT = 2, 2, 2, 2, 3, 3
+
+
+class Fingerprints:
+    """The fingerprints of a recipe's jobs."""
+
+    def __init__(self, recipe: Recipe):
+        self.recipe = recipe
+
+    @cached_property
+    def corpus(self) -> str:
+        from inject.corpus import corpus_fingerprint
+
+        return corpus_fingerprint(self.recipe.corpus, self.recipe.seed)
+
+    @cached_property
+    def items(self) -> str:
+        """What the items and their arms depend on, with the content of the files and the commits of the hub they are made of."""
+        from inject.items.commits import commits
+
+        settings = result_settings(self.recipe.insert)
+        for item_set in settings.values():
+            del item_set["design"]["reference"]  # of which only the balance table is made
+        sources = contents(settings) | commits(self.recipe.insert)
+        return fingerprint([settings, sources, self.recipe.seed_for("items"), self.recipe.train.sequence_length])
+
+    @cached_property
+    def decontaminate(self) -> str:
+        settings = result_settings(self.recipe.decontaminate)
+        return fingerprint(["decontaminate", DECONTAMINATE_FORMAT, self.corpus, self.items, settings])
+
+    @cached_property
+    def plan(self) -> str:
+        """What the plan depends on. Decontamination that only looks (`fail`, `report`) changes nothing."""
+        recipe, train = self.recipe, self.recipe.train
+        changes = recipe.decontaminate.policy in ("documents", "redraw")
+        inputs = [self.corpus, self.items, self.decontaminate if changes else None]
+        seeds = [recipe.seed_for(purpose) for purpose in ("assignment", "placement", "order")]
+        shape = [train.steps, train.global_batch, train.sequence_length, recipe.corpus.epochs]
+        return fingerprint(["plan", PLAN_FORMAT, inputs, seeds, shape])
+
+    @cached_property
+    def tables(self) -> str:
+        """What the tables beside the plan depend on, too: the loss of items under a reference model."""
+        from inject.hub import pinned_model
+
+        named = [item_set.design.reference for item_set in self.recipe.insert.values()]
+        references = [{"reference": name and pinned_model(name)} for name in named]
+        return fingerprint(["tables", self.plan, references, contents(references), self.recipe.decontaminate.policy])
+
+    def train(self, model: str) -> str:
+        recipe = self.recipe
+        settings = result_settings(recipe.train)
+        settings.pop("models")
+        seeds = [recipe.seed_for("order"), recipe.seed_for("init")]
+        plan = self.plan if model != "standard" else None
+        cleaned = self.decontaminate if recipe.decontaminate.policy == "documents" else None
+        inputs = [self.corpus, cleaned, plan]
+        return fingerprint(["train", TRAIN_FORMAT, model, result_settings(recipe.model), settings, seeds, inputs])
+
+    def eval(self, model: str) -> str:
+        settings = result_settings(self.recipe.eval)
+        return fingerprint(["eval", EVAL_FORMAT, settings, self.train(model), self.plan])
+
+    def audit(self, model: str) -> str:
+        return fingerprint(["audit", AUDIT_FORMAT, self.train(model), self.plan])
+
+    def report(self, models: Sequence[str]) -> str:
+        return fingerprint(["report", REPORT_FORMAT, [self.eval(model) for model in models]])

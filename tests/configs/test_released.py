@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs.recipe import load_recipe
+from imprint import main
 from inject.items.item import Item, Material
 from inject.items.make import make_items
 from inject.items.texts import tokenize_texts
@@ -206,6 +207,26 @@ def test_a_recipe_makes_its_items_from_local_copies(items_of, recipe):
 )
 def test_a_local_copy_may_have_the_format_in_which_the_set_is_released(items_of, recipe, suffix):
     assert texts(items_of(recipe, suffix)) == texts(items_of(recipe))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("released")
+
+
+@pytest.mark.parametrize("recipe", RELEASED)
+def test_a_recipe_is_planned_from_local_copies_through_the_command_line(folder, recipe):
+    corpus = ["corpus.source=synthetic", "corpus.documents=1500", "corpus.epochs=9", "corpus.tokenizer.vocabulary=2048"]
+    folders = [f"runs={folder / 'runs'}", f"cache={folder / 'cache'}", f"name={recipe}"]
+    paths = [
+        f"insert.{name}.path={write(folder / f'{recipe}-{name}.jsonl', [row(n) for n in range(ROWS)])}"
+        for name, (row, _) in RELEASED[recipe].items()
+    ]
+    assert main(["plan", str(RECIPES / f"{recipe}.yaml"), *corpus, *folders, *paths]) == 0
+    plan = pq.read_table(folder / "runs" / recipe / "plan.parquet")
+    assignment = pq.read_table(folder / "runs" / recipe / "assignment.parquet")
+    assert plan.num_rows == sum(assignment["copies"].to_pylist()) > 0
+    assert len(assignment) == sum(expected for _, expected in RELEASED[recipe].values())
 
 
 def test_mmlu_is_multiple_choice(items_of):

@@ -66,11 +66,7 @@ def run(config: Config, overrides: Overrides = None) -> None:
 )
 def corpus(config: Config, overrides: Overrides = None, shard: Shard = None) -> None:
     """Tokenize the base documents; with --shard, an n-th of them."""
-    experiment = _experiment(config, overrides)
-    if shard is not None:
-        experiment.make_corpus(_shard(shard))
-    else:
-        experiment.execute("corpus")
+    _execute_or_share(_experiment(config, overrides), "corpus", shard)
 
 
 @app.command(
@@ -79,11 +75,7 @@ def corpus(config: Config, overrides: Overrides = None, shard: Shard = None) -> 
 )
 def decontaminate(config: Config, overrides: Overrides = None, shard: Shard = None) -> None:
     """Look for the items in the corpus and in each other; with --shard, in an n-th of the corpus."""
-    experiment = _experiment(config, overrides)
-    if shard is not None:
-        experiment.decontaminate(_shard(shard))
-    else:
-        experiment.execute("decontaminate")
+    _execute_or_share(_experiment(config, overrides), "decontaminate", shard)
 
 
 @app.command(
@@ -145,6 +137,15 @@ def inspect(
     from slurm.audits import inspect_run
 
     inspect_run(run, model, step, row)
+
+
+def _execute_or_share(experiment: Experiment, stage: str, shard: str | None) -> None:
+    """Execute a stage, or do one share of its work without recording it as done."""
+    if shard is None:
+        experiment.execute(stage)
+    else:
+        work = {"corpus": experiment.make_corpus, "decontaminate": experiment.decontaminate}[stage]
+        work(_shard(shard))
 
 
 def _shard(shard: str) -> tuple[int, int]:

@@ -46,7 +46,7 @@ def _audit(experiment: Experiment, model: str) -> Certificate:
     ledger = {path.name: file_fingerprint(path) for path in layout.ledgers()}
     marks = {"corpus": experiment.corpus.meta["fingerprint"], "checkpoint": info.files.get("model.safetensors"), **tables, **ledger}
     certificate = audit(
-        experiment.stream(model),
+        experiment.base_stream(),  # the audit lays the plan over it by itself
         experiment.plan_of(model),
         read_table(run.texts),
         layout.ledgers(),

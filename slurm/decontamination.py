@@ -61,10 +61,10 @@ def decontaminate(recipe: Recipe, corpus: Corpus, cache: Path, shard: tuple[int,
         if policy != "redraw" or not hits or len(redrawn) >= REDRAWS:
             target = _corpus_to_train(policy, hits, len(redrawn), corpus, cache)
             return Decontaminated(table, target, redrawn, texts_fingerprints(items, texts))
-        hit = sorted({hit["group"] for hit in hits})
-        print(f"  {len(hit)} groups occur elsewhere and are drawn again", flush=True)
-        before, items = items, _draw_again(recipe, corpus, items, redrawn, hit)
-        groups = changed_groups(before, items) | set(hit)
+        found_again = sorted({hit["group"] for hit in hits})
+        print(f"  {len(found_again)} groups occur elsewhere and are drawn again", flush=True)
+        before, items = items, _draw_again(recipe, corpus, items, redrawn, found_again)
+        groups = changed_groups(before, items) | set(found_again)
         texts = tokenize_texts(items, corpus.tokenizer, recipe.train.sequence_length)
     return None
 

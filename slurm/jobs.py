@@ -292,6 +292,12 @@ class Experiment:
         left_out = items.filter(pc.equal(items["item_set"], model.removeprefix("without-")))["item_id"]
         return table.filter(pc.invert(pc.is_in(table["item_id"], left_out)))
 
+    def base_stream(self) -> Stream:
+        """The corpus in the order of training, with nothing inserted."""
+        from inject.stream import Stream
+
+        return Stream(self.corpus, self.recipe.seed_for("order"), self.recipe.train.sequence_length)
+
     def stream(self, model: str) -> Stream:
         """The training stream of a model: the corpus with the model's plan laid over it."""
         from inject.stream import Overlay, Stream

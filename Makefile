@@ -35,12 +35,14 @@ format: .venv/ready-dev
 	@$(INSTALL) --editable .
 	@touch $@
 
+# lm-evaluation-harness wants accelerate, beside which transformers imports DeepSpeed whenever it saves a model: kept apart.
 .venv/ready-dev: .venv/ready
 	@$(INSTALL) --group dev
+	@$(INSTALL) --no-deps --target .venv/harness accelerate peft
 	@touch $@
 
 pins: .venv/ready-dev
-	@{ head -1 constraints.txt; $(BIN)/pip list --format=freeze --exclude-editable | sed 's/+[a-z0-9]*$$//' | sort -f; } > constraints.new && mv constraints.new constraints.txt
+	@{ head -1 constraints.txt; { $(BIN)/pip list --format=freeze --exclude-editable; $(BIN)/pip list --format=freeze --path .venv/harness; } | sed 's/+[a-z0-9]*$$//' | sort -f; } > constraints.new && mv constraints.new constraints.txt
 
 clean:
 	rm -rf .venv runs cache

@@ -7,26 +7,36 @@ from dataclasses import asdict
 from math import inf
 from typing import Any
 
+from configs.batch import share_out
 from configs.errors import RecipeError
 from configs.insert import ITEM_SETS
-from configs.schema import Recipe
+from configs.presets import shape_settings
+from configs.schema import Recipe, Train
 
 CHOICES: dict[str, list[str]] = {
     "corpus.source": ["stdlib", "synthetic", "files", "jsonl", "text", "parquet", "hub", "megatron", "npy"],
     "decontaminate.policy": ["fail", "report", "documents", "redraw", "none"],
     "train.schedule": ["wsd", "cosine", "constant"],
-    "train.precision": ["auto", "fp32", "bf16"],
+    "train.precision": ["auto", "fp32", "bf16", "fp16"],
+    "train.strategy": ["auto", "single", "ddp", "zero_1", "zero_2", "zero_3"],
+    "train.attention": ["auto", "sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3"],
+    "train.spikes.policy": ["skip", "stop"],
+    "train.checkpoints.resumable": ["first_exposure", "all", "none"],
     "eval.context": ["eot", "none"],
 }
 SUBSETS: dict[str, list[str]] = {
     "eval.membership": ["loss", "zlib", "min_k"],
+    "train.loggers": ["tensorboard", "wandb"],
 }
 POSITIVE = [
     *("corpus.documents", "corpus.epochs", "model.layers", "model.width", "model.heads", "train.steps", "train.global_batch"),
     *("train.sequence_length", "train.learning_rate", "train.checkpoints.every", "train.checkpoints.resume_every"),
     *("train.log_every", "decontaminate.ngram", "eval.resamples", "eval.batch_tokens", "eval.min_k"),
 ]
-NOT_NEGATIVE = ["train.clip", "train.weight_decay", "train.threads", "decontaminate.processes", "eval.secret_bits"]
+NOT_NEGATIVE = [
+    *("train.clip", "train.weight_decay", "train.threads", "train.devices", "train.loss_chunk", "train.held_out_rows"),
+    *("train.spikes.deviations", "decontaminate.processes", "eval.secret_bits"),
+]
 FRACTIONS = ["train.final_learning_rate", "train.decay", "model.dropout", "eval.min_k"]
 SMALLEST_VOCABULARY = 257  # every byte, and the end of text
 
@@ -87,20 +97,56 @@ def _check_models(recipe: Recipe) -> None:
 
 def _check_training(recipe: Recipe) -> None:
     train, model = recipe.train, recipe.model
-    if train.micro_batch is not None and (train.micro_batch < 1 or train.global_batch % train.micro_batch):
-        divisors = [str(n) for n in range(1, train.global_batch + 1) if train.global_batch % n == 0]
+    for key, given in {"train.micro_batch": train.micro_batch, "train.accumulation": train.accumulation}.items():
+        if given is not None and given < 1:
+            raise RecipeError(f"{key} is {given}; it must be 1 or more, or left out")
+    if train.strategy == "single" and train.devices > 1:
+        raise RecipeError(f"train.strategy is single, but train.devices is {train.devices}; possible: ddp, zero_1, zero_2, zero_3")
+    whole = train.global_batch % ((train.micro_batch or 1) * (train.accumulation or 1)) == 0
+    if train.devices or not whole:  # how many a launcher starts is not known yet
+        share_out(train.global_batch, train.devices or 1, train.micro_batch, train.accumulation)
+    if train.offload and train.strategy in ("single", "ddp"):
         raise RecipeError(
-            f"train.micro_batch is {train.micro_batch}, which does not divide train.global_batch = {train.global_batch}; "
-            f"possible: {', '.join(divisors)}"
+            f"train.offload is true, which train.strategy = {train.strategy} can't do; possible: zero_1, zero_2, zero_3"
         )
+    if train.compile and train.strategy == "zero_3":
+        raise RecipeError(
+            "train.compile is true, which train.strategy = zero_3 can't do, as it gathers parameters within the blocks; "
+            "set zero_1 or zero_2, or compile to false"
+        )
+    if train.precision == "fp32" and train.attention.startswith("flash"):
+        raise RecipeError(
+            f"train.attention is {train.attention}, which computes in bf16 or fp16, but train.precision is fp32; set sdpa, or bf16"
+        )
+    if beyond := [step for step in train.checkpoints.steps if not 0 <= step <= train.steps]:
+        raise RecipeError(f"train.checkpoints.steps holds {beyond[0]}; it must lie between 0 and train.steps = {train.steps}")
+    if train.spikes.window < 2:
+        raise RecipeError(f"train.spikes.window is {train.spikes.window}; a deviation needs at least 2 steps")
+    if train.peak_tflops is not None and not 0 < train.peak_tflops < inf:
+        raise RecipeError(f"train.peak_tflops is {train.peak_tflops}; it must be more than 0, or left out")
+    if model.start is not None and (ignored := shape_settings(model)):
+        raise RecipeError(f"model.start is {model.start}, whose architecture and sizes hold; leave out {', '.join(ignored)}")
     if len(train.betas) != 2 or not all(0 <= beta < 1 for beta in train.betas):
         raise RecipeError(f"train.betas is {train.betas}; it must be two numbers, 0 or more and less than 1")
     if model.feed_forward is not None and model.feed_forward < 1:
         raise RecipeError(f"model.feed_forward is {model.feed_forward}; it must be more than 0, or left out for 4 x model.width")
     if model.width % model.heads:
         raise RecipeError(f"model.width is {model.width}, which model.heads = {model.heads} does not divide")
-    if not 0 <= train.warmup <= train.steps:
-        raise RecipeError(f"train.warmup is {train.warmup}; it must lie between 0 and train.steps = {train.steps}")
+    _check_warmup(train)
+
+
+def _check_warmup(train: Train) -> None:
+    if train.warmup_tokens is None:
+        if not 0 <= train.warmup <= train.steps:
+            raise RecipeError(f"train.warmup is {train.warmup}; it must lie between 0 and train.steps = {train.steps}")
+        return
+    if train.warmup != Train().warmup:
+        raise RecipeError(f"train.warmup is {train.warmup} and train.warmup_tokens {train.warmup_tokens:,}; give one of the two")
+    most = train.steps * train.global_batch * train.sequence_length
+    if not 0 <= train.warmup_tokens <= most:
+        raise RecipeError(
+            f"train.warmup_tokens is {train.warmup_tokens:,}; it must lie between 0 and the {most:,} tokens of training"
+        )
 
 
 def _check_corpus(recipe: Recipe) -> None:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from configs.errors import DataError, ImprintError
 
 # ------------------------------------------------------------------------------------------------ fingerprints
 
-READ_FROM = ["path", "hub", "model", "places", "reference"]  # settings that may name local files
+READ_FROM = ["path", "hub", "model", "places", "reference", "start"]  # settings that may name local files
 
 
 def fingerprint(thing: Any) -> str:
@@ -263,7 +263,7 @@ class RunLayout:
 
     def models(self) -> list[str]:
         """The models that have a whole checkpoint."""
-        return sorted({path.parents[2].name for path in self.root.glob("*/checkpoints/step-*/imprint.json")})
+        return sorted({path.parents[2].name for path in self.root.glob("*/checkpoints/step-????????/imprint.json")})
 
 
 @dataclass(frozen=True)
@@ -293,7 +293,7 @@ class ModelLayout:
 
     def checkpoints(self) -> list[int]:
         """Steps of the whole checkpoints, in order: those whose marker is there."""
-        return sorted(int(path.parent.name[5:]) for path in self.root.glob("checkpoints/step-*/imprint.json"))
+        return sorted(int(path.parent.name[5:]) for path in self.root.glob("checkpoints/step-????????/imprint.json"))
 
     def ledger(self, first: int, last: int) -> Path:
         """The ledger segment of steps [first, last)."""
@@ -315,20 +315,33 @@ class CheckpointInfo:
     plan: str
     config: str
     files: dict[str, str]  # sha256 of each file in the folder
+    weights: str = ""  # fingerprint of the digests of the weights' files: equal where and only where the weights are
+    made_with: dict[str, Any] = field(default_factory=dict)  # versions of the programs, precision, strategy, devices
 
     def write(self, folder: Path) -> None:
-        (folder / "imprint.json").write_text(json.dumps(asdict(self), indent=2) + "\n")
+        """Write `imprint.json`, with a digest of what it says itself."""
+        record = asdict(self)
+        record["files"] = record.pop("files")  # many names, so last
+        (folder / "imprint.json").write_text(json.dumps({**record, "sha256": fingerprint(record)}, indent=2) + "\n")
 
     @staticmethod
     def read(folder: Path) -> CheckpointInfo:
+        """DataError where it is missing, or is not what was written."""
+        path = folder / "imprint.json"
+        record = read_json(path)
+        if not isinstance(record, dict) or record.pop("sha256", None) != fingerprint(record):
+            raise DataError(f"{path} is damaged: it is not what was written")
         try:
-            return CheckpointInfo(**read_json(folder / "imprint.json"))
+            return CheckpointInfo(**record)
         except TypeError as error:
-            raise DataError(f"{folder / 'imprint.json'} is damaged: {error}") from error
+            raise DataError(f"{path} is damaged: {error}") from error
 
     def damaged(self, folder: Path) -> str | None:
-        """The first file that is missing or not what was written, or None."""
+        """The first file that is missing, can't be read or is not what was written, or None."""
         for name, digest in self.files.items():
-            if not (folder / name).exists() or file_fingerprint(folder / name) != digest:
+            try:
+                if file_fingerprint(folder / name) != digest:
+                    return name
+            except OSError:  # an error of the disk, as a rule
                 return name
         return None

@@ -18,7 +18,8 @@ from configs.checks import check
 from configs.errors import RecipeError
 from configs.insert import ITEM_SETS, Design, ItemSet
 from configs.layout import fingerprint
-from configs.schema import Recipe
+from configs.presets import preset
+from configs.schema import Model, Recipe
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -87,7 +88,8 @@ def _read(path: Path) -> DictConfig:
 
 
 def _resolve(written: DictConfig, overrides: list[str], default_name: str) -> Recipe:
-    given: Any = written
+    named = any(re.match(r"model\.(preset|start)=(?!null$)", override) for override in overrides)
+    given: Any = _without_model(written) if named else written
     for override in overrides:
         if "=" not in override or override.startswith("="):
             raise RecipeError(f"{override!r} is not an override; write key=value, as train.steps=100")
@@ -104,13 +106,24 @@ def _resolve(written: DictConfig, overrides: list[str], default_name: str) -> Re
         tokenizer = OmegaConf.select(given, "corpus.tokenizer")
         if isinstance(tokenizer, str):
             given.corpus.tokenizer = {"path": tokenizer}
-        merged = OmegaConf.merge(OmegaConf.structured(Recipe), {"name": default_name}, given)
+        name = OmegaConf.select(given, "model.preset")
+        shape = {"model": preset(name)} if isinstance(name, str) else {}  # what is no text is refused below
+        merged = OmegaConf.merge(OmegaConf.structured(Recipe), {"name": default_name}, shape, given)
         recipe = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise RecipeError(_wrong_value(error, given, Recipe)) from error
     assert isinstance(recipe, Recipe)
     recipe.insert = {name: _item_set(name, settings, given) for name, settings in recipe.insert.items()}
     return recipe
+
+
+def _without_model(written: DictConfig) -> Any:
+    """The settings of a file but for those that say which model it is, for an override that names another."""
+    given = OmegaConf.to_container(written)
+    if isinstance(given, dict) and isinstance(given.get("model"), dict):
+        replaced = {f.name for f in fields(Model)} - {"dropout"}
+        given["model"] = {key: value for key, value in given["model"].items() if key not in replaced}
+    return OmegaConf.create(given)
 
 
 def _no_such_setting(key: str, known: list[str]) -> str:

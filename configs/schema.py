@@ -74,23 +74,54 @@ class Decontaminate:
 
 @dataclass
 class Model:
-    """The causal language model that is pretrained."""
+    """The causal language model that is pretrained, or continued."""
 
+    preset: str | None = setting(
+        None, "sizes with a name, as pythia-160m or hubble-1b (configs/presets.py); what is given beside it counts", execution=True
+    )
+    start: str | None = setting(
+        None, "continue from a checkpoint: its folder, or NAME@revision of the hub; its architecture and sizes hold"
+    )
     architecture: str = setting("gpt_neox", "a Hugging Face model type with a causal language model, as gpt_neox, llama, gpt2")
     layers: int = setting(2, "transformer blocks", "blocks")
     width: int = setting(128, "hidden size", "units")
     heads: int = setting(4, "attention heads", "heads")
     feed_forward: int | None = setting(None, "units of the feed-forward layer; 4 x width if not given", "units")
-    dropout: float = setting(0.0, "dropout probability of residuals and attention", "probability")
+    dropout: float = setting(0.0, "dropout probability of embeddings and residuals", "probability")
     options: dict[str, Any] = setting({}, "any further field of the architecture's Hugging Face configuration")
 
 
 @dataclass
 class Checkpoints:
-    """Which steps leave a checkpoint."""
+    """Which steps leave a checkpoint. Step 0 and the last are always kept, and none is ever deleted."""
 
-    every: int = setting(300, "steps from one kept checkpoint to the next; step 0 and the last are always kept", "steps")
+    every: int = setting(300, "steps from one kept checkpoint to the next", "steps")
+    powers_of_two: bool = setting(False, "also steps 1, 2, 4, 8, ...")
+    steps: list[int] = setting([], "also these steps", "steps")
+    exposures: bool = setting(True, "also just before the first and just after the last exposure of each window of the design")
+    resumable: str = setting(
+        "first_exposure",
+        "kept checkpoints that hold the optimizer's state, too, so that training can branch off: first_exposure (the one before "
+        "each window's first), all or none",
+    )
     resume_every: int = setting(150, "steps from one resume state to the next; the newest two are on disk", "steps", execution=True)
+
+
+@dataclass
+class Spikes:
+    """Losses and gradients that would harm the model, seen before the optimizer's step."""
+
+    policy: str = setting(
+        "skip",
+        "a step whose loss or gradient spikes or is not finite: skip (left out, and not consumed in the ledger) or stop",
+        execution=True,  # a model that stop lets finish is the one that skip makes
+    )
+    deviations: float = setting(
+        0.0,
+        "a spike: a loss or gradient norm so many standard deviations above its mean over `window` steps; 0: what is not finite",
+        "standard deviations",
+    )
+    window: int = setting(128, "latest consumed steps that a loss and a norm are compared with", "steps")
 
 
 @dataclass
@@ -98,25 +129,65 @@ class Train:
     """How the model is trained."""
 
     steps: int = setting(3600, "optimizer steps", "steps")
-    global_batch: int = setting(8, "rows of one optimizer step, over all devices", "rows")
-    micro_batch: int | None = setting(None, "rows of one forward pass; the global batch if not given", "rows", execution=True)
+    global_batch: int = setting(8, "rows of one optimizer step, over all devices: devices x micro_batch x accumulation", "rows")
+    devices: int = setting(
+        0, "processes, one for each device; 0: as many as srun or torchrun started, else one", "processes", execution=True
+    )
+    strategy: str = setting(
+        "auto", "single, ddp, zero_1, zero_2, zero_3 (DeepSpeed), or auto: single on one device, zero_1 on several", execution=True
+    )
+    offload: bool = setting(False, "zero_1 to zero_3: keep the optimizer's state in the processor's memory", execution=True)
+    micro_batch: int | None = setting(
+        None, "rows of one forward pass on one device; what accumulation leaves if not given", "rows", execution=True
+    )
+    accumulation: int | None = setting(
+        None, "forward passes of a step on one device; what micro_batch leaves if not given, else 1", "passes", execution=True
+    )
     sequence_length: int = setting(128, "tokens that a row predicts; a row holds one more", "tokens")
+    mask_documents: bool = setting(
+        False, "attend only within a document, positions counted from its start; an end-of-text opens the document that follows it"
+    )
     learning_rate: float = setting(4e-3, "peak learning rate")
     final_learning_rate: float = setting(0.1, "learning rate at the end, as a part of the peak", "fraction")
     schedule: str = setting("wsd", "wsd (warm-up, stable, linear decay), cosine or constant")
     warmup: int = setting(100, "steps of linear warm-up", "steps")
+    warmup_tokens: int | None = setting(None, "the same in tokens, rounded up to a step; in place of `warmup`", "tokens")
     decay: float = setting(0.2, "part of training over which wsd decays", "fraction of training")
     weight_decay: float = setting(0.1, "AdamW weight decay of matrices; vectors and embeddings have none")
     betas: list[float] = setting([0.9, 0.95], "AdamW coefficients of the running averages")
     clip: float = setting(1.0, "largest norm of the gradient; 0 does not clip")
-    precision: str = setting("auto", "fp32, bf16 (autocast; weights stay fp32), or auto: bf16 where the hardware multiplies it")
+    spikes: Spikes = section(Spikes, "steps that would harm the model")
+    precision: str = setting(
+        "auto", "fp32, bf16 or fp16 (autocast; weights stay fp32), or auto: bf16 where the hardware multiplies it"
+    )
+    attention: str = setting(
+        "auto", "auto (sdpa), sdpa, eager, flex_attention, flash_attention_2 or flash_attention_3", execution=True
+    )
+    compile: bool = setting(False, "compile the transformer blocks with torch.compile", execution=True)
+    activation_checkpointing: bool = setting(False, "keep only each block's input, and compute the rest again", execution=True)
+    loss_chunk: int = setting(
+        0,
+        "tokens whose logits over the vocabulary exist at a time; 0: as many as fit in 2 MiB on a processor, 1 GiB on a GPU",
+        "tokens",
+        execution=True,
+    )
     models: list[str] = setting(
         ["perturbed"],
         "trajectories to train: perturbed (with the insertions), standard (without any), without-SET (without one item set)",
     )
     checkpoints: Checkpoints = section(Checkpoints, "which steps leave a checkpoint")
+    held_out_rows: int = setting(
+        128, "rows that training never reaches whose loss is taken at every kept checkpoint; 0: none", "rows", execution=True
+    )
     threads: int = setting(0, "processor threads; 0 measures once a machine which number is fastest", "threads", execution=True)
     log_every: int = setting(20, "steps from one line of metrics.jsonl to the next", "steps", execution=True)
+    loggers: list[str] = setting([], "beside metrics.jsonl: tensorboard, wandb", execution=True)
+    peak_tflops: float | None = setting(
+        None,
+        "the device's peak in the precision of training, for MFU; a known GPU's data sheet if not given",
+        "TFLOP/s",
+        execution=True,
+    )
 
 
 @dataclass

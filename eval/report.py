@@ -135,7 +135,8 @@ def read_measured(model: ModelLayout, items: pd.DataFrame, assignment: pd.DataFr
 
 def read_metrics(model: ModelLayout) -> pd.DataFrame:
     lines = model.metrics.read_text().splitlines() if model.metrics.exists() else []
-    return pd.DataFrame([json.loads(line) for line in lines])
+    parsed = (json.loads(line) for line in lines)
+    return pd.DataFrame([line for line in parsed if line.get("loss") is not None])  # held-out losses have lines of their own
 
 
 def parameters(run: RunLayout, model: str) -> int | None:

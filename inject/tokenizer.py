@@ -40,7 +40,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
 
 
 def load_tokenizer(where: str | Path) -> PreTrainedTokenizerFast:
-    """A tokenizer from a tokenizer.json, a folder that holds one, or the hub; it must have an end-of-text token."""
+    """A tokenizer from a tokenizer.json, a folder that holds one, or the hub (NAME or NAME@revision); it must end texts."""
     path = Path(where)
     if path.is_file():
         try:
@@ -48,8 +48,9 @@ def load_tokenizer(where: str | Path) -> PreTrainedTokenizerFast:
         except Exception as error:  # tokenizers raises nothing more special
             raise DataError(f"corpus.tokenizer is {where}, which is no tokenizer.json: {error}") from error
     else:
+        name, _, revision = (str(where), "", "") if path.exists() else str(where).partition("@")
         try:
-            tokenizer = AutoTokenizer.from_pretrained(str(where))  # type: ignore[assignment]
+            tokenizer = AutoTokenizer.from_pretrained(name, revision=revision or "main")  # type: ignore[assignment]
         except (OSError, ValueError) as error:
             raise DataError(
                 f"corpus.tokenizer is {where}, which is no tokenizer file or folder and could not be had from the hub"

@@ -13,7 +13,7 @@ from configs.layout import contents, fingerprint
 from configs.recipe import result_settings
 from configs.schema import Recipe
 
-DECONTAMINATE_FORMAT, PLAN_FORMAT, TRAIN_FORMAT, AUDIT_FORMAT, EVAL_FORMAT, REPORT_FORMAT = 2, 2, 2, 2, 3, 3
+DECONTAMINATE_FORMAT, PLAN_FORMAT, TRAIN_FORMAT, AUDIT_FORMAT, EVAL_FORMAT, REPORT_FORMAT = 2, 2, 3, 2, 3, 3
 
 
 class Fingerprints:
@@ -64,13 +64,16 @@ class Fingerprints:
         return fingerprint(["tables", self.plan, references, contents(references), self.recipe.decontaminate.policy])
 
     def train(self, model: str) -> str:
+        from inject.hub import pinned_model
+
         recipe = self.recipe
         settings = result_settings(recipe.train)
         settings.pop("models")
         seeds = [recipe.seed_for("order"), recipe.seed_for("init")]
-        plan = self.plan if model != "standard" else None
+        plan = self.plan if model != "standard" or recipe.train.checkpoints.exposures else None
         cleaned = self.decontaminate if recipe.decontaminate.policy == "documents" else None
-        inputs = [self.corpus, cleaned, plan]
+        start = recipe.model.start and pinned_model(recipe.model.start)
+        inputs = [self.corpus, cleaned, plan, start, contents({"start": start})]
         return fingerprint(["train", TRAIN_FORMAT, model, result_settings(recipe.model), settings, seeds, inputs])
 
     def eval(self, model: str) -> str:

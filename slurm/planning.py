@@ -82,7 +82,7 @@ def draw(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, redrawn: Sequence[S
 
     shape = shape_of(recipe)
     designed = cells(recipe.insert, shape.steps)
-    check_model(recipe.model, vocabulary_size(tokenizer), shape.sequence_length)
+    check_model(recipe.model, vocabulary_size(tokenizer), shape.sequence_length, tokenizer)
     items, texts = make_texts(recipe, tokenizer, redrawn)
     assignment = assign(items, designed, mean_lengths(texts), shape, recipe.seed_for("assignment"))
     places = {(name, cell.name): cell.places for name, arms in designed.items() for cell in arms if cell.places}

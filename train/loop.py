@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-import json
-import time
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import PreTrainedTokenizerFast
+from lightning.fabric import Fabric
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from configs.layout import CheckpointInfo, Lock, ModelLayout, atomic_file, fingerprint, remove_leftovers
+from configs.errors import ImprintError
+from configs.layout import CheckpointInfo, Lock, ModelLayout, remove_leftovers
 from configs.progress import progress
 from configs.schema import Model, Train
-from inject.stream import Rows, Stream, row_digests
-from train.checkpoint import newest_state, save_checkpoint, save_state
-from train.engine import Engine, Execution, settle
+from inject.stream import Stream, row_digests
+from train.checkpoint import made_with, newest_state, read_state, save_checkpoint, save_state
+from train.engine import Engine, connected, engine_of
+from train.execution import Execution, settle, shared_out
+from train.flops import assumed_peak, flops_per_token
+from train.held_out import held_out_loss, held_out_tokens, told
 from train.ledger import Ledger
-from train.model import build_model
-from train.objective import next_token_loss
+from train.metrics import Metrics
+from train.milestones import Milestones, milestones
+from train.model import build_model, prepare, started_moments
+from train.objective import Objective
 from train.schedule import learning_rate
+from train.spikes import Guard
+from train.world import World
 
 
 @dataclass(frozen=True)
@@ -33,118 +42,176 @@ class Trajectory:
     stream: Stream
     tokenizer: PreTrainedTokenizerFast
     init_seed: int
+    windows: Sequence[tuple[int, int]]  # steps of the first and the last exposure of each window of the design
     corpus: str  # fingerprints
     plan: str
     config: str
 
 
-def train(trajectory: Trajectory, layout: ModelLayout, cache: Path) -> None:
-    """Train a model to its last step, from its newest resume state if there is one."""
-    with Lock(layout.root):
-        for folder in (layout.root, layout.states, layout.checkpoint(0).parent):
-            remove_leftovers(folder)
-        settings, stream = trajectory.train, trajectory.stream
-        execution = settle(settings, cache, layout.root / "execution.json", _shape(trajectory), lambda e: _try_steps(trajectory, e))
-        engine = Engine(_new_model(trajectory), settings, execution)
-        first = _resume(engine, layout)
-        ledger = Ledger(layout, first)
-        _cut_metrics(layout, first)
-        print(
-            f"  {trajectory.name}: {execution.precision}, {execution.threads} thread(s)"
-            + (f", from step {first:,}" if first else "")
+def train(trajectory: Trajectory, layout: ModelLayout, cache: Path, world: World) -> None:
+    """Train a model to its last step, from its newest resume state if there is one; all processes of `world` call this.
+
+    The leading one writes all files.
+    """
+    settings = shared_out(trajectory.train, world)
+    with Lock(layout.root) if world.leads else nullcontext(), connected(settings, world) as fabric:
+        if world.leads:
+            for folder in (layout.root, layout.states, layout.checkpoint(0).parent):
+                remove_leftovers(folder)
+        execution = fabric.broadcast(_settle(trajectory, settings, world, layout, cache) if world.leads else None)
+        state = fabric.broadcast(newest_state(layout) if world.leads else None)
+        Training(trajectory, settings, layout, fabric, execution, world, state).run()
+
+
+class Training:
+    """One process's part in the training of a model."""
+
+    def __init__(
+        self,
+        trajectory: Trajectory,
+        settings: Train,
+        layout: ModelLayout,
+        fabric: Fabric,
+        execution: Execution,
+        world: World,
+        state: Path | None,
+    ):
+        self.trajectory, self.settings, self.layout, self.world = trajectory, settings, layout, world
+        self.stream = trajectory.stream
+        model, moments, trainer, self.first = new_model(trajectory), started_moments(trajectory.model), {}, 0
+        if state is not None:
+            found = read_state(state, {name: p.shape for name, p in model.named_parameters()})
+            if found.info.config != trajectory.config:
+                raise ImprintError(f"{state} was made with other settings; give this run a name of its own with name=")
+            model.load_state_dict(found.weights, strict=False)  # tied weights are named once; read_state has compared the names
+            moments, trainer, self.first = found.moments, found.trainer, found.info.step
+        flops = flops_per_token(model, settings.sequence_length)
+        peak = assumed_peak(fabric.device, execution.precision, world.size, settings.peak_tflops)
+        self.guard = Guard(settings.spikes, self.first, trainer.get("spikes"), scaled=execution.precision == "fp16")
+        self.engine = new_engine(fabric, trajectory, model, settings, execution, world, self.guard)
+        self.engine.scale.load(trainer.get("loss_scale"))
+        if moments:
+            self.engine.load_moments(moments)
+        self.milestones: Milestones = milestones(settings, trajectory.windows)
+        self.held_out = held_out_tokens(settings, self.stream)
+        self.ledger = Ledger(layout, self.first, self.engine.gather)
+        self.info = CheckpointInfo(
+            trajectory.name, 0, 0, 0, trajectory.corpus, trajectory.plan, trajectory.config, {}, "",
+            made_with(execution.precision, settings.strategy, world.size),
+        )  # fmt: skip
+        self.metrics = Metrics(
+            layout,
+            settings,
+            self.first,
+            flops_per_token=flops,
+            peak=peak.flops,
+            described={"model": trajectory.name, "config": trajectory.config, **asdict(trajectory.model), **asdict(settings)},
+            leads=world.leads,
         )
-        started, seen = time.monotonic(), settings.global_batch * settings.sequence_length
-        with (
-            progress(f"train {trajectory.name}", "steps", settings.steps, done=first) as meter,
-            layout.metrics.open("a") as metrics,
-        ):
-            if first == 0:
-                _save(trajectory, layout, engine, ledger, 0)
-            for step in range(first, settings.steps):
-                rows = stream.rows(np.arange(step * settings.global_batch, (step + 1) * settings.global_batch))
-                torch.manual_seed(int(fingerprint([trajectory.init_seed, step])[:15], 16))  # dropout: as after any restart
-                loss = _backward(engine, rows, settings.micro_batch or settings.global_batch)
+        if world.leads:
+            devices = f" on {world.size} {fabric.device.type} devices" if world.size > 1 else ""
+            how = f"{execution.precision}, {settings.strategy}{devices}, {execution.threads} thread(s)"
+            print(f"  {trajectory.name}: {how}" + (f", from step {self.first:,}" if self.first else ""))
+            for line in filter(
+                None, [peak.told if peak.flops or fabric.device.type == "cuda" else "", told(settings, len(self.held_out))]
+            ):
+                print(f"  {line}")
+
+    def run(self) -> None:
+        settings, batch = self.settings, self.settings.global_batch
+        share = batch // self.world.size  # rows of a step that are this process's
+        shown = progress(f"train {self.trajectory.name}", "steps", settings.steps, done=self.first, shown=self.world.leads)
+        with self.metrics as metrics, shown as meter:
+            if self.first == 0:
+                self._save(0)
+            for step in range(self.first, settings.steps):
+                numbers = step * batch + self.world.rank * share + np.arange(share)
+                rows = self.stream.rows(numbers)
+                labels = self.engine.total(int(rows.label_mask.sum()))
+                accumulate(self.engine, rows.tokens, rows.label_mask, numbers, labels, settings)
                 rate = learning_rate(settings, step)
-                applied, norm = engine.step(rate)
-                ledger.add(step, rate, applied, row_digests(rows.tokens, rows.label_mask))
-                note = ""
-                if step % settings.log_every == 0 or step + 1 == settings.steps or not applied:
-                    note = f"loss {float(loss):.3f}" + ("" if applied else ", skipped: the gradient is not finite")
-                    line = {"step": step, "loss": float(loss), "learning_rate": rate, "grad_norm": norm, "applied": applied}
-                    line |= {"tokens": (step + 1) * seen, "seconds": round(time.monotonic() - started, 3)}
-                    metrics.write(json.dumps(line) + "\n")
-                    metrics.flush()
-                _save(trajectory, layout, engine, ledger, step + 1)
+                applied, grad_norm, loss = self.engine.step(rate)
+                self.ledger.add(step, rate, applied, row_digests(rows.tokens, rows.label_mask))
+                note = metrics.taken(step, loss, rate, grad_norm, applied, self.guard.reason)
+                with metrics.aside():
+                    self._save(step + 1)
                 meter.advance(1, note)
 
+    def _save(self, step: int) -> None:
+        """Leave a checkpoint and a resume state where the schedule has one; see train/checkpoint.py on why in this order."""
+        kept, resumed = self.milestones.keeps(step), self.milestones.resumes(step)
+        if not (kept or resumed):
+            return
+        self.ledger.commit()
+        if kept and len(self.held_out):
+            self.metrics.held_out(step, held_out_loss(self.engine, self.held_out, self.settings.micro_batch or 1))
+        settings, resumable = self.settings, step in self.milestones.resumable
+        tokens = step * settings.global_batch * settings.sequence_length
+        info = replace(self.info, step=step, tokens=tokens, row=step * settings.global_batch, files={})
+        weights = self.engine.weights()
+        moments = self.engine.moments() if resumed or resumable else {}
+        trainer = {"spikes": self.guard.state(), "loss_scale": self.engine.scale.state()}
+        if not self.world.leads:
+            return
+        if kept:
+            state = (moments, trainer) if resumable else None
+            save_checkpoint(self.layout.checkpoint(step), self.engine.model, weights, self.trajectory.tokenizer, info, state)
+        if resumed:
+            save_state(self.layout, weights, moments, trainer, info)
 
-def _backward(engine: Engine, rows: Rows, micro_batch: int) -> torch.Tensor:
-    """Accumulate the gradient of a step's loss, the mean over the labels of all its rows; returns that loss."""
-    labels = int(rows.label_mask.sum())
-    loss = torch.zeros((), device=engine.device)
-    starts = range(0, len(rows.tokens), micro_batch)
+
+def accumulate(
+    engine: Engine, tokens: np.ndarray, label_mask: np.ndarray, numbers: np.ndarray, labels: int | torch.Tensor, settings: Train
+) -> None:
+    """Add up the gradient of a step's loss, the mean over the step's `labels`, from this process's rows.
+
+    tokens (n, S + 1) int64, label_mask (n, S) bool, numbers (n,) int64: the rows' numbers in the stream.
+    """
+    micro_batch = settings.micro_batch or len(tokens)
+    starts = range(0, len(tokens), micro_batch)
     for start in starts:
         chosen = slice(start, start + micro_batch)
-        tokens, mask = (torch.from_numpy(part[chosen]).to(engine.device) for part in (rows.tokens, rows.label_mask))
-        part = next_token_loss(engine.model, tokens, mask) / labels
-        engine.backward(part, last=start == starts[-1])
-        loss += part.detach()
-    return loss
+        parts = (torch.from_numpy(part[chosen]).to(engine.device, non_blocking=True) for part in (tokens, label_mask, numbers))
+        engine.backward(engine.loss(*parts) / labels, last=start == starts[-1])
 
 
-def _save(trajectory: Trajectory, layout: ModelLayout, engine: Engine, ledger: Ledger, step: int) -> None:
-    """Leave a checkpoint and a resume state where the schedule has one; the ledger is committed first."""
-    settings = trajectory.train
-    last = step == settings.steps
-    keeps = last or step % settings.checkpoints.every == 0
-    resumes = keeps or step % settings.checkpoints.resume_every == 0
-    if not resumes:
-        return
-    ledger.commit()
-    tokens = step * settings.global_batch * settings.sequence_length
-    info = CheckpointInfo(
-        trajectory.name, step, tokens, step * settings.global_batch, trajectory.corpus, trajectory.plan, trajectory.config, {}
+def new_model(trajectory: Trajectory) -> PreTrainedModel:
+    corpus, length = trajectory.stream.corpus, trajectory.train.sequence_length
+    return build_model(trajectory.model, corpus.vocabulary, length, corpus.end_of_text, trajectory.init_seed, trajectory.tokenizer)
+
+
+def new_engine(
+    fabric: Fabric,
+    trajectory: Trajectory,
+    model: PreTrainedModel,
+    settings: Train,
+    execution: Execution,
+    world: World,
+    guard: Guard,
+) -> Engine:
+    """The engine of a model that holds its weights."""
+    end_of_text = trajectory.stream.corpus.end_of_text
+    objective = Objective(
+        model, end_of_text, mask_documents=settings.mask_documents, chunk=settings.loss_chunk, seed=trajectory.init_seed
     )
-    if keeps:
-        save_checkpoint(layout.checkpoint(step), engine.bare, trajectory.tokenizer, replace(info, files={}))  # type: ignore[arg-type]
-    if not last:
-        save_state(layout, engine, replace(info, files={}))
+    prepare(model, settings, fabric.device)
+    return engine_of(settings.strategy)(fabric, objective, settings, execution, world, guard.admits)
 
 
-def _resume(engine: Engine, layout: ModelLayout) -> int:
-    state = newest_state(layout)
-    if state is None:
-        return 0
-    info, weights, moments = state
-    engine.load(weights, moments)
-    return info.step
+def _settle(trajectory: Trajectory, settings: Train, world: World, layout: ModelLayout, cache: Path) -> Execution:
+    model = trajectory.model
+    sizes = [model.architecture, model.layers, model.width, trajectory.stream.corpus.vocabulary]
+    shape = [*sizes, settings.micro_batch, settings.sequence_length]
+    return settle(settings, world, cache, layout.root / "execution.json", shape, lambda e: _try_steps(trajectory, settings, e))
 
 
-def _new_model(trajectory: Trajectory) -> torch.nn.Module:
-    corpus = trajectory.stream.corpus
-    length = trajectory.train.sequence_length
-    return build_model(trajectory.model, corpus.vocabulary, length, corpus.end_of_text, trajectory.init_seed)
-
-
-def _shape(trajectory: Trajectory) -> list:
-    model, settings = trajectory.model, trajectory.train
-    rows = settings.micro_batch or settings.global_batch
-    return [model.architecture, model.layers, model.width, trajectory.stream.corpus.vocabulary, rows, settings.sequence_length]
-
-
-def _try_steps(trajectory: Trajectory, execution: Execution) -> None:
-    """A few steps on a throw-away model, to be timed."""
-    engine = Engine(_new_model(trajectory), trajectory.train, execution)
-    rows = trajectory.stream.rows(np.arange(trajectory.train.micro_batch or trajectory.train.global_batch))
-    for _ in range(5):
-        _backward(engine, rows, len(rows.tokens))
-        engine.step(0.0)
-
-
-def _cut_metrics(layout: ModelLayout, step: int) -> None:
-    """Drop what the log says of steps that will be taken again."""
-    if layout.metrics.exists():
-        lines = layout.metrics.read_text().splitlines()
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] < step]
-        with atomic_file(layout.metrics) as temporary:
-            temporary.write_text("".join(line + "\n" for line in kept))
+def _try_steps(trajectory: Trajectory, settings: Train, execution: Execution) -> None:
+    """A few steps of a throw-away model on one device, to be timed."""
+    alone = replace(settings, strategy="single")
+    with connected(alone, World()) as fabric:
+        engine = new_engine(fabric, trajectory, new_model(trajectory), alone, execution, World(), Guard(settings.spikes))
+        numbers = np.arange(settings.micro_batch or 1)
+        rows = trajectory.stream.rows(numbers)
+        for _ in range(5):
+            accumulate(engine, rows.tokens, rows.label_mask, numbers, rows.label_mask.size, alone)
+            engine.step(0.0)

@@ -199,3 +199,13 @@ def test_the_fingerprint_of_a_tokenizer_follows_its_content_wherever_it_lies(tok
 
 def test_the_fingerprint_of_a_tokenizer_to_be_trained_follows_its_vocabulary():
     assert tokenizer_fingerprint(TokenizerSettings(vocabulary=300)) != tokenizer_fingerprint(TokenizerSettings(vocabulary=301))
+
+
+def test_a_tokenizer_of_the_hub_may_be_had_at_a_revision(tokenizer, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "inject.tokenizer.AutoTokenizer.from_pretrained", lambda *name, **how: asked.append((*name, how)) or tokenizer
+    )
+    for where in ("org/model@abc", "org/model"):
+        load_tokenizer(where)
+    assert asked == [("org/model", {"revision": "abc"}), ("org/model", {"revision": "main"})]

@@ -77,7 +77,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_bits(unbroken: Path, s
     assert weights(unbroken, name) == weights(unbroken, "unbroken")
     assert ledger(unbroken, name) == ledger(unbroken, "unbroken")
     lines = (unbroken / "runs" / name / "perturbed/metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == [0, 20, 40, 59]
+    assert [line["step"] for line in map(json.loads, lines) if "loss" in line] == [0, 20, 40, 59]
 
 
 def test_a_damaged_state_is_passed_over_and_named(unbroken: Path) -> None:

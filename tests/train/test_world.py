@@ -1,0 +1,94 @@
+"""Who trains together: what launchers say, and processes started here."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from configs.errors import ImprintError
+from train.world import World, first_host, start
+
+SRUN = {
+    "SLURM_PROCID": "5",
+    "SLURM_STEP_NUM_TASKS": "7",
+    "SLURM_LOCALID": "1",
+    "SLURM_NODEID": "1",
+    "SLURM_STEP_TASKS_PER_NODE": "4,3",
+    "SLURM_STEP_NODELIST": "gpu[03-04]",
+    "SLURM_JOB_ID": "12",
+    "SLURM_STEP_ID": "0",
+}
+
+
+def test_without_a_launcher_a_process_is_alone() -> None:
+    world = World.here({})
+    assert (world.rank, world.size, world.leads) == (0, 1, True)
+
+
+def test_torchrun_tells_a_process_its_place() -> None:
+    told = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "77"}
+    assert World.here(told) == World(3, 4, 1, 2, "a", 77)
+
+
+def test_srun_tells_a_process_its_place() -> None:
+    world = World.here(SRUN)
+    assert (world.rank, world.size, world.local_rank, world.local_size, world.address) == (5, 7, 1, 3, "gpu03")
+
+
+def test_steps_of_a_job_side_by_side_have_ports_of_their_own() -> None:
+    assert World.here(SRUN).port != World.here({**SRUN, "SLURM_STEP_ID": "1"}).port
+
+
+def test_within_an_allocation_but_outside_srun_a_process_is_alone() -> None:
+    allocation = {"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_LOCALID": "0", "SLURM_JOB_ID": "12"}
+    assert World.here(allocation).size == 1
+    assert World.here({**SRUN, "SLURM_STEP_NUM_TASKS": "1"}).size == 1  # srun --pty bash
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [("gpu[03-05,9],login", "gpu03"), ("a,b", "a"), ("node7", "node7"), ("r1-[2,4]-x", "r1-2-x"), ("login,gpu[1-2]", "login")],
+)
+def test_the_first_host_is_read_from_slurms_list(nodes: str, first: str) -> None:
+    assert first_host(nodes) == first
+
+
+def script(folder: Path, text: str) -> list[str]:
+    (folder / "other.py").write_text(text)
+    return [str(folder / "other.py")]
+
+
+def test_processes_started_here_find_their_place(tmp_path: Path) -> None:
+    command = script(tmp_path, f"import os; open(r'{tmp_path}/' + os.environ['RANK'], 'w').write(os.environ['WORLD_SIZE'])")
+    with start(3, command) as world:
+        assert (world.rank, world.size, world.local_size) == (0, 3, 3)
+    assert {path.name: path.read_text() for path in tmp_path.glob("[0-9]")} == {"1": "3", "2": "3"}
+
+
+def test_the_last_words_of_a_process_that_fails_are_told(tmp_path: Path) -> None:
+    told = "process 1 of 2 ended with status 1: ValueError: no such thing"
+    with pytest.raises(ImprintError, match=told), start(2, script(tmp_path, "raise ValueError('no such thing')")):
+        pass
+
+
+def test_a_lost_connection_is_told_as_the_failure_that_caused_it(tmp_path: Path) -> None:
+    def lose_connection() -> None:
+        time.sleep(1)
+        raise RuntimeError("Connection closed by peer")
+
+    with pytest.raises(ImprintError, match="out of memory"), start(2, script(tmp_path, "import sys; sys.exit('out of memory')")):
+        lose_connection()
+
+
+def test_processes_end_when_the_leading_one_is_stopped(tmp_path: Path) -> None:
+    def be_stopped() -> None:
+        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+            time.sleep(0.05)
+        raise KeyboardInterrupt
+
+    command = script(tmp_path, f"import os, time; open(r'{tmp_path}/pid', 'w').write(str(os.getpid())); time.sleep(60)")
+    with pytest.raises(KeyboardInterrupt), start(2, command):
+        be_stopped()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)

@@ -56,8 +56,8 @@ def _experiment(config: Path, overrides: list[str] | None) -> Experiment:
 def run(config: Config, overrides: Overrides = None) -> None:
     """Every job, resumed where it stopped; prints the findings and where the report is."""
     experiment = _experiment(config, overrides)
-    experiment.execute()
-    _show_findings(experiment)
+    if experiment.execute():
+        _show_findings(experiment)
 
 
 @app.command(
@@ -97,7 +97,11 @@ def plan(
         experiment.execute("plan")
 
 
-@app.command(epilog="Example: imprint train configs/quickstart.yaml train.models=[perturbed,standard]")
+@app.command(
+    epilog="Examples: imprint train configs/quickstart.yaml train.models=[perturbed,standard]; "
+    "imprint train configs/quickstart.yaml train.devices=2 train.strategy=zero_2; "
+    "srun --ntasks-per-node 8 --gpus-per-task 1 imprint train my.yaml"
+)
 def train(config: Config, overrides: Overrides = None) -> None:
     """Pretrain the models, from the newest state of each."""
     _experiment(config, overrides).execute("train")
@@ -113,8 +117,8 @@ def evaluate(config: Config, overrides: Overrides = None) -> None:
 def report(config: Config, overrides: Overrides = None) -> None:
     """Write the report page; prints the findings and where it is."""
     experiment = _experiment(config, overrides)
-    experiment.execute("report")
-    _show_findings(experiment)
+    if experiment.execute("report"):
+        _show_findings(experiment)
 
 
 @app.command(epilog="Example: imprint audit runs/quickstart")

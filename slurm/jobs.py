@@ -112,16 +112,18 @@ class Experiment:
         page = [run.report / name for name in ("index.html", "findings.json")]
         return [*jobs, job("report", marks.report(models), page, self.report)]
 
-    def execute(self, stage: str | None = None) -> None:
+    def execute(self, stage: str | None = None) -> bool:
         """Do what is missing, of all jobs or of one stage (`corpus`, `plan` ...: the first word of a job's name) and what it needs.
 
+        Where srun or torchrun started several processes, the leading one does it, and the others train with it; whether this one leads.
         Raises RecipeError where the design is impossible, or the run holds checkpoints made with other settings.
         """
         from inject.design import cells
         from train.world import World
 
         if not (world := World.here()).leads:
-            return self._follow(stage, world)
+            self._follow(stage)
+            return False
         cells(self.recipe.insert, self.recipe.train.steps)
         self.refuse_other_settings()
         jobs = self.upto(stage)
@@ -147,8 +149,9 @@ class Experiment:
                 if fresh and not self.run.models():  # refused before anything was trained: leave nothing
                     shutil.rmtree(self.run.root)
                 raise
+        return True
 
-    def _follow(self, stage: str | None, world: World) -> None:
+    def _follow(self, stage: str | None) -> None:
         """What a process does beside the leading one: train with it, once it has done what training needs."""
         before: list[str] = []
         for job in self.upto(stage):

@@ -9,7 +9,16 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AttentionInterface,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import cached_file, is_flash_attn_2_available, is_flash_attn_3_available
@@ -22,6 +31,7 @@ from configs.schema import Model, Train
 FEED_FORWARD = {"gpt2": "n_inner", "gptj": "n_inner", "opt": "ffn_dim"}  # where an architecture calls intermediate_size otherwise
 RESIDUAL_DROPOUTS = ["hidden", "resid", "emb"]  # in the names of configuration fields; any other dropout is of attention, or unused
 MOMENTS = "moments.safetensors"
+CAUSAL = "causal_sdpa"
 
 
 def build_model(
@@ -99,7 +109,7 @@ def _config(settings: Model, vocabulary: int, sequence_length: int, end_of_text:
     }
     if hasattr(defaults, "num_key_value_heads"):
         shape["num_key_value_heads"] = settings.heads
-    if getattr(defaults, "head_dim", None) is not None:
+    if defaults.to_dict().get("head_dim") is not None:  # for some it follows from the others
         shape["head_dim"] = settings.width // settings.heads
     shared = settings.options.get("num_key_value_heads", settings.heads)
     if not isinstance(shared, int) or shared < 1 or settings.heads % shared:
@@ -260,6 +270,8 @@ def prepare(model: PreTrainedModel, settings: Train, device: torch.device) -> No
     """
     if settings.attention != "auto":  # else it is sdpa where the model has it
         _set_attention(model, settings.attention, device)
+    if settings.attention in ("auto", "sdpa") and not settings.mask_documents:
+        _leave_out_masks(model)
     if settings.activation_checkpointing:
         if not model.supports_gradient_checkpointing:
             raise RecipeError(
@@ -303,6 +315,20 @@ def _set_attention(model: PreTrainedModel, name: str, device: torch.device) -> N
         raise RecipeError(
             f"train.attention is {name}, but {model.config.model_type} has only {model.config._attn_implementation}; set auto"
         )
+
+
+def _leave_out_masks(model: PreTrainedModel) -> None:
+    """Plain causal attention needs no mask: sdpa is told that it is causal. The results are the same bits.
+
+    To find out that there is nothing to mask, transformers reads positions back from the device in every forward pass.
+    """
+    config = model.config
+    windows = getattr(config, "sliding_window", None) or getattr(config, "attention_chunk_size", None)
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if config._attn_implementation != "sdpa" or windows or kinds != {"full_attention"}:
+        return
+    AttentionInterface.register(CAUSAL, sdpa_attention_forward)  # under a name for which transformers knows no mask
+    model.set_attn_implementation(CAUSAL)
 
 
 def _check_compiler(device: torch.device) -> None:

@@ -349,3 +349,35 @@ def test_compiled_blocks_agree_with_those_that_are_not(architecture: str, dropou
         torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-4, atol=1e-4)
     assert counters["stats"]["unique_graphs"] == 1  # twelve blocks share one, where eight different ones are the most
     assert not counters["graph_break"]
+
+
+@pytest.mark.parametrize("architecture", ["gpt_neox", "llama", "gpt2", "olmo2", "qwen3", "phi"])
+def test_causal_attention_makes_no_mask_and_computes_the_same_bits(
+    architecture: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    model = build_model(Model(architecture=architecture, layers=2, width=32, heads=2), 300, 64, 0, seed=1)
+    tokens = torch.randint(0, 300, (3, 40))
+    masked = model(input_ids=tokens, use_cache=False).logits
+    prepare(model, Train(), torch.device("cpu"))
+
+    def read_back(*_: object) -> None:
+        raise AssertionError("positions are read back from the device")
+
+    monkeypatch.setattr("transformers.masking_utils.find_packed_sequence_indices", read_back)
+    assert torch.equal(model(input_ids=tokens, use_cache=False).logits, masked)
+    model.save_pretrained(tmp_path)
+    assert "causal_sdpa" not in (tmp_path / "config.json").read_text()
+
+
+def test_a_sliding_window_keeps_its_mask() -> None:
+    model = build_model(
+        Model(architecture="mistral", layers=1, width=32, heads=2, options={"sliding_window": 8}), 300, 64, 0, seed=1
+    )
+    tokens = torch.randint(0, 300, (1, 40))
+    before = model(input_ids=tokens, use_cache=False).logits
+    prepare(model, Train(), torch.device("cpu"))
+    assert torch.equal(model(input_ids=tokens, use_cache=False).logits, before)
+
+
+def test_an_architecture_whose_head_size_follows_is_built() -> None:
+    assert build_model(Model(architecture="falcon", layers=1, width=32, heads=2), 300, 64, 0, seed=1).config.head_dim == 16

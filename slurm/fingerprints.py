@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 from configs.layout import contents, fingerprint
 from configs.recipe import result_settings
@@ -63,17 +64,22 @@ class Fingerprints:
         references = [{"reference": name and pinned_model(name)} for name in named]
         return fingerprint(["tables", self.plan, references, contents(references), self.recipe.decontaminate.policy])
 
-    def train(self, model: str) -> str:
+    @cached_property
+    def start(self) -> list[Any]:
+        """The model that training starts from, if any, and the content of its folder."""
         from inject.hub import pinned_model
 
+        start = self.recipe.model.start and pinned_model(self.recipe.model.start)
+        return [start, contents({"start": start})]
+
+    def train(self, model: str) -> str:
         recipe = self.recipe
         settings = result_settings(recipe.train)
         settings.pop("models")
         seeds = [recipe.seed_for("order"), recipe.seed_for("init")]
         plan = self.plan if model != "standard" or recipe.train.checkpoints.exposures else None
         cleaned = self.decontaminate if recipe.decontaminate.policy == "documents" else None
-        start = recipe.model.start and pinned_model(recipe.model.start)
-        inputs = [self.corpus, cleaned, plan, start, contents({"start": start})]
+        inputs = [self.corpus, cleaned, plan, self.start]
         return fingerprint(["train", TRAIN_FORMAT, model, result_settings(recipe.model), settings, seeds, inputs])
 
     def eval(self, model: str) -> str:

@@ -115,7 +115,7 @@ class Experiment:
     def execute(self, stage: str | None = None) -> bool:
         """Do what is missing, of all jobs or of one stage (`corpus`, `plan` ...: the first word of a job's name) and what it needs.
 
-        Where srun or torchrun started several processes, the leading one does it, and the others train with it; whether this one leads.
+        Where srun or torchrun started several processes, the leading one does it, and the others train with it; True for that one.
         Raises RecipeError where the design is impossible, or the run holds checkpoints made with other settings.
         """
         from inject.design import cells

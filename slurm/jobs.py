@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,9 +37,6 @@ if TYPE_CHECKING:
     from inject.corpus import Corpus
     from inject.stream import Stream
     from slurm.planning import Drawn
-    from train.world import World
-
-FOLLOWER_SECONDS = 120  # that a process waits for one that leads and shows no sign of life
 
 
 @dataclass(frozen=True)
@@ -119,16 +116,17 @@ class Experiment:
         Raises RecipeError where the design is impossible, or the run holds checkpoints made with other settings.
         """
         from inject.design import cells
+        from slurm.training import follow, refuse_impossible
         from train.world import World
 
         if not (world := World.here()).leads:
-            self._follow(stage)
+            follow(self, stage)
             return False
         cells(self.recipe.insert, self.recipe.train.steps)
         self.refuse_other_settings()
         jobs = self.upto(stage)
         if any(job.name.startswith("train-") and job.missing() for job in jobs):
-            self._refuse_impossible_training(world)
+            refuse_impossible(self.recipe.train, world)
         fresh = not self.run.root.exists()
         try:
             self.run.root.mkdir(parents=True, exist_ok=True)
@@ -151,28 +149,6 @@ class Experiment:
                 raise
         return True
 
-    def _follow(self, stage: str | None) -> None:
-        """What a process does beside the leading one: train with it, once it has done what training needs."""
-        before: list[str] = []
-        for job in self.upto(stage):
-            if not job.name.startswith("train-"):
-                before.append(job.name)
-                continue
-            for name in before:
-                self._await(name)
-            if job.missing():
-                job.work()
-            before = []
-
-    def _await(self, name: str) -> None:
-        """Wait until the leading process, which holds the run's lock, has done a job. ImprintError where it is gone."""
-        alone = 0
-        while next(job for job in self.jobs() if job.name == name).missing():
-            alone = 0 if Lock(self.run.root).path.exists() else alone + 1
-            if alone > FOLLOWER_SECONDS:
-                raise ImprintError(f"the leading process does not do the job {name}, which training waits for")
-            time.sleep(1)
-
     def upto(self, stage: str | None) -> list[Job]:
         """The jobs of a stage and of those before it; all jobs without one."""
         jobs = self.jobs()
@@ -191,20 +167,6 @@ class Experiment:
     def _refuse_off(self) -> None:
         if self.recipe.decontaminate.policy == "none":
             raise RecipeError("decontaminate.policy is none; set it to fail, report, documents or redraw")
-
-    def _refuse_impossible_training(self, world: World) -> None:
-        """What these processes can't do, told before anything is made."""
-        from train.execution import shared_out
-        from train.loggers import check_loggers
-
-        settings = self.recipe.train
-        if world.size > 1 and settings.devices not in (0, world.size):
-            raise RecipeError(
-                f"train.devices is {settings.devices}, but srun or torchrun started {world.size} processes; "
-                f"start {settings.devices}, or leave it out"
-            )
-        shared_out(settings, replace(world, size=max(world.size, settings.devices)))
-        check_loggers(settings.loggers)
 
     def _do(self, job: Job) -> None:
         reason = job.missing()
@@ -355,40 +317,9 @@ class Experiment:
         return Stream(self.corpus, self.recipe.seed_for("order"), self.recipe.train.sequence_length, overlay)
 
     def train(self, model: str) -> None:
-        """Train a model: as one of the processes that srun or torchrun started, or with those that are started here."""
-        from train.world import World, start
+        from slurm.training import train_model
 
-        world, devices = World.here(), self.recipe.train.devices
-        if world.size == 1 and devices > 1:
-            with start(devices, ["-P", "-m", "slurm.worker", str(self.run.root.resolve()), model]) as world:
-                self._train(model, world)
-        else:
-            self._train(model, world)
-
-    def _train(self, model: str, world: World) -> None:
-        from inject.hub import pinned_model
-        from inject.stream import check_length
-        from slurm.planning import read_plan
-        from train.loop import Trajectory, train
-        from train.milestones import exposure_windows
-
-        settings = self.recipe.train
-        check_length(self.corpus, settings.sequence_length, settings.steps, settings.global_batch, self.recipe.corpus.epochs)
-        plan = read_plan(self.run.plan, ["row", "item_id"])
-        start = self.recipe.model.start
-        trajectory = Trajectory(
-            model,
-            replace(self.recipe.model, start=start and pinned_model(start)),  # a branch may move while it is read
-            settings,
-            self.stream(model),
-            self.corpus.tokenizer,
-            self.recipe.seed_for("init"),
-            windows=exposure_windows(plan, read_table(self.run.assignment), settings.global_batch),
-            corpus=self.corpus.meta["fingerprint"],
-            plan=self.fingerprints.plan if model != "standard" else "",
-            config=self.fingerprints.train(model),
-        )
-        train(trajectory, self.run.model(model), self.cache, world)
+        train_model(self, model)
 
     def audit(self, model: str) -> None:
         from slurm.audits import certify

@@ -1,0 +1,89 @@
+"""The job of training: by the processes that srun or torchrun started, or by those that are started here."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from configs.errors import ImprintError, RecipeError
+from configs.layout import Lock
+from configs.schema import Train
+from configs.tables import read_table
+from slurm.jobs import Experiment
+from train.world import World, start
+
+FOLLOWER_SECONDS = 120  # that a process waits for one that leads and shows no sign of life
+
+
+def train_model(experiment: Experiment, model: str) -> None:
+    """Train a model, with further processes on this machine where `train.devices` asks for them and no launcher started any."""
+    world, devices = World.here(), experiment.recipe.train.devices
+    if world.size == 1 and devices > 1:
+        with start(devices, ["-P", "-m", "slurm.worker", str(experiment.run.root.resolve()), model]) as world:
+            _train(experiment, model, world)
+    else:
+        _train(experiment, model, world)
+
+
+def _train(experiment: Experiment, model: str, world: World) -> None:
+    from inject.hub import pinned_model
+    from inject.stream import check_length
+    from slurm.planning import read_plan
+    from train.loop import Trajectory, train
+    from train.milestones import exposure_windows
+
+    recipe, corpus, marks = experiment.recipe, experiment.corpus, experiment.fingerprints
+    check_length(corpus, recipe.train.sequence_length, recipe.train.steps, recipe.train.global_batch, recipe.corpus.epochs)
+    plan = read_plan(experiment.run.plan, ["row", "item_id"])
+    pinned = recipe.model.start and pinned_model(recipe.model.start)  # a branch may move while it is read
+    trajectory = Trajectory(
+        model,
+        replace(recipe.model, start=pinned),
+        recipe.train,
+        experiment.stream(model),
+        corpus.tokenizer,
+        recipe.seed_for("init"),
+        windows=exposure_windows(plan, read_table(experiment.run.assignment), recipe.train.global_batch),
+        corpus=corpus.meta["fingerprint"],
+        plan=marks.plan if model != "standard" else "",
+        config=marks.train(model),
+    )
+    train(trajectory, experiment.run.model(model), experiment.cache, world)
+
+
+def refuse_impossible(settings: Train, world: World) -> None:
+    """RecipeError for what these processes can't do, told before anything is made."""
+    from train.execution import shared_out
+    from train.loggers import check_loggers
+
+    if world.size > 1 and settings.devices not in (0, world.size):
+        raise RecipeError(
+            f"train.devices is {settings.devices}, but srun or torchrun started {world.size} processes; "
+            f"start {settings.devices}, or leave it out"
+        )
+    shared_out(settings, replace(world, size=max(world.size, settings.devices)))
+    check_loggers(settings.loggers)
+
+
+def follow(experiment: Experiment, stage: str | None) -> None:
+    """What a process does beside the leading one: train with it, once it has done what training needs."""
+    before: list[str] = []
+    for job in experiment.upto(stage):
+        if not job.name.startswith("train-"):
+            before.append(job.name)
+            continue
+        for name in before:
+            _await(experiment, name)
+        if job.missing():
+            job.work()
+        before = []
+
+
+def _await(experiment: Experiment, name: str) -> None:
+    """Wait until the leading process, which holds the run's lock, has done a job. ImprintError where it is gone."""
+    alone = 0
+    while next(job for job in experiment.jobs() if job.name == name).missing():
+        alone = 0 if Lock(experiment.run.root).path.exists() else alone + 1
+        if alone > FOLLOWER_SECONDS:
+            raise ImprintError(f"the leading process does not do the job {name}, which training waits for")
+        time.sleep(1)

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-import torch.distributed
-
 from configs.errors import ImprintError
 
 
@@ -130,6 +128,8 @@ def start(size: int, command: list[str]) -> Iterator[World]:
                 ) from error
         raise
     finally:
+        import torch.distributed  # takes a second, and is there already where training has begun
+
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
         for process, words in others:

@@ -25,6 +25,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
+INTERRUPTED = 130  # the exit status that typer makes of a KeyboardInterrupt
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -215,10 +217,9 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:  # a full disk, a file that may not be read
         print(f"imprint: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("imprint: stopped; run again to go on", file=sys.stderr)
-        return 130
-    except SystemExit as end:  # of the command line itself: --help, or arguments that don't fit
+    except SystemExit as end:  # of the command line itself: --help, arguments that don't fit, or Ctrl-C
+        if end.code == INTERRUPTED:
+            print("imprint: stopped; run again to go on", file=sys.stderr)
         return end.code if isinstance(end.code, int) else 0
     return 0
 

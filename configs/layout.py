@@ -160,6 +160,13 @@ class Lock:
         self._released.set()
         self.path.unlink(missing_ok=True)
 
+    def held(self) -> bool:
+        """Whether anyone holds the lock and has given a sign of life lately."""
+        try:
+            return time.time() - self.path.stat().st_mtime < HEARTBEAT_SECONDS
+        except FileNotFoundError:
+            return False
+
     def _beat(self) -> None:
         while not self._released.wait(HEARTBEAT_SECONDS / 8):
             with suppress(FileNotFoundError):

@@ -107,7 +107,7 @@ def _resolve(written: DictConfig, overrides: list[str], default_name: str) -> Re
         if isinstance(tokenizer, str):
             given.corpus.tokenizer = {"path": tokenizer}
         name = OmegaConf.select(given, "model.preset")
-        shape = {"model": preset(name)} if isinstance(name, str) else {}  # what is no text is refused below
+        shape = {} if name is None else {"model": preset(str(name))}
         merged = OmegaConf.merge(OmegaConf.structured(Recipe), {"name": default_name}, shape, given)
         recipe = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:

@@ -22,7 +22,7 @@ class Seeds:
     assignment: int | None = setting(None, "which groups go to which arm")
     placement: int | None = setting(None, "where each copy falls")
     order: int | None = setting(None, "the order of base rows")
-    init: int | None = setting(None, "the model's initial weights")
+    init: int | None = setting(None, "the model's initial weights, and its dropout")
 
 
 @dataclass
@@ -103,6 +103,7 @@ class Checkpoints:
         "first_exposure",
         "kept checkpoints that hold the optimizer's state, too, so that training can branch off: first_exposure (the one before "
         "each window's first), all or none",
+        execution=True,
     )
     resume_every: int = setting(150, "steps from one resume state to the next; the newest two are on disk", "steps", execution=True)
 
@@ -134,7 +135,9 @@ class Train:
         0, "processes, one for each device; 0: as many as srun or torchrun started, else one", "processes", execution=True
     )
     strategy: str = setting(
-        "auto", "single, ddp, zero_1, zero_2, zero_3 (DeepSpeed), or auto: single on one device, zero_1 on several", execution=True
+        "auto",
+        "single, ddp, zero_1, zero_2, zero_3 (DeepSpeed), or auto: single on one device, zero_1 on several or to offload",
+        execution=True,
     )
     offload: bool = setting(False, "zero_1 to zero_3: keep the optimizer's state in the processor's memory", execution=True)
     micro_batch: int | None = setting(

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+from configs.errors import RecipeError
 from configs.layout import contents, fingerprint
 from configs.recipe import result_settings
 from configs.schema import Recipe
@@ -70,6 +72,8 @@ class Fingerprints:
         from inject.hub import pinned_model
 
         start = self.recipe.model.start and pinned_model(self.recipe.model.start)
+        if start and Path(start).exists() and not Path(start, "config.json").is_file():  # before all of a wrong folder is read
+            raise RecipeError(f"model.start is {start}, which is no folder of a Hugging Face model: it has no config.json")
         return [start, contents({"start": start})]
 
     def train(self, model: str) -> str:

@@ -119,14 +119,15 @@ class Experiment:
         from slurm.training import follow, refuse_impossible
         from train.world import World
 
-        if not (world := World.here()).leads:
-            follow(self, stage)
-            return False
+        world = World.here()
         cells(self.recipe.insert, self.recipe.train.steps)
         self.refuse_other_settings()
         jobs = self.upto(stage)
         if any(job.name.startswith("train-") and job.missing() for job in jobs):
-            refuse_impossible(self.recipe.train, world)
+            refuse_impossible(self.recipe, world)
+        if not world.leads:
+            follow(self, stage)
+            return False
         fresh = not self.run.root.exists()
         try:
             self.run.root.mkdir(parents=True, exist_ok=True)

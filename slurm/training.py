@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from importlib.util import find_spec
 
 from configs.errors import ImprintError, RecipeError
 from configs.layout import Lock
-from configs.schema import Train
+from configs.schema import Recipe
 from configs.tables import read_table
 from slurm.jobs import Experiment
 from train.world import World, start
@@ -51,18 +52,35 @@ def _train(experiment: Experiment, model: str, world: World) -> None:
     train(trajectory, experiment.run.model(model), experiment.cache, world)
 
 
-def refuse_impossible(settings: Train, world: World) -> None:
-    """RecipeError for what these processes can't do, told before anything is made."""
+def refuse_impossible(recipe: Recipe, world: World) -> None:
+    """RecipeError for what these processes can't do, and models that can't be built, told before anything is made."""
+    import torch
+
+    from train.engine import device_of
     from train.execution import shared_out
     from train.loggers import check_loggers
+    from train.model import check_model, prepare
 
+    settings = recipe.train
     if world.size > 1 and settings.devices not in (0, world.size):
         raise RecipeError(
             f"train.devices is {settings.devices}, but srun or torchrun started {world.size} processes; "
             f"start {settings.devices}, or leave it out"
         )
-    shared_out(settings, replace(world, size=max(world.size, settings.devices)))
+    gpus = torch.cuda.device_count()
+    if world.size == 1 and 0 < gpus < settings.devices:
+        raise RecipeError(
+            f"train.devices is {settings.devices}, but this machine has {gpus}; give up to {gpus}, or set CUDA_VISIBLE_DEVICES= to "
+            "train on processors"
+        )
+    strategy = shared_out(settings, replace(world, size=max(world.size, settings.devices))).strategy
+    if strategy.startswith("zero_") and find_spec("deepspeed") is None:
+        raise RecipeError(
+            f"train.strategy {strategy} needs the package deepspeed; run: pip install deepspeed, or set single or ddp"
+        )
     check_loggers(settings.loggers)
+    model = check_model(recipe.model, 1, settings.sequence_length)  # whether the tokenizer fits is seen when it is made
+    prepare(model, settings, device_of(world))
 
 
 def follow(experiment: Experiment, stage: str | None) -> None:
@@ -83,7 +101,7 @@ def _await(experiment: Experiment, name: str) -> None:
     """Wait until the leading process, which holds the run's lock, has done a job. ImprintError where it is gone."""
     alone = 0
     while next(job for job in experiment.jobs() if job.name == name).missing():
-        alone = 0 if Lock(experiment.run.root).path.exists() else alone + 1
+        alone = 0 if Lock(experiment.run.root).held() else alone + 1
         if alone > FOLLOWER_SECONDS:
             raise ImprintError(f"the leading process does not do the job {name}, which training waits for")
         time.sleep(1)

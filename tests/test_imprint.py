@@ -146,7 +146,11 @@ def test_the_standard_model_reads_the_same_rows_without_the_insertions(workspace
     [
         (["train.stepz=3"], ["train.stepz", "steps"]),
         (["train.steps=many"], ["train.steps", "many"]),
-        (["train.micro_batch=3"], ["train.micro_batch", "1, 2, 4"]),
+        (["train.micro_batch=3"], ["train.micro_batch", "1 x 2 x 2"]),
+        (["model.preset=3"], ["model.preset is '3'", "neox-3m"]),
+        (["model.start=."], ["model.start is .", "config.json"]),
+        (["model.dropout=0.1", "model.architecture=llama"], ["model.dropout", "gpt_neox"]),
+        (["train.attention=flex_attention"], ["train.attention", "sdpa"]),
         (["train.steps=100000"], ["train.steps", "corpus.epochs="]),
         (["train.steps=100000000000000"], ["train.steps", "corpus.epochs="]),
         (["train.sequence_length=16"], ["train.sequence_length", "tokens"]),

@@ -20,10 +20,11 @@ from lightning.fabric.plugins.environments import ClusterEnvironment
 from lightning.fabric.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 from torch import Tensor
 
+from configs.errors import ImprintError
 from configs.schema import Train
 from train.execution import Execution
 from train.objective import Objective
-from train.world import World
+from train.world import World, disconnect
 
 LOW_PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -114,6 +115,10 @@ class Engine(ABC):
     def device(self) -> torch.device:
         return self.fabric.device
 
+    def send(self, part: Tensor) -> Tensor:
+        """A tensor of main memory, on the device; a GPU fetches it while this process goes on."""
+        return part.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else part
+
     def loss(self, tokens: Tensor, label_mask: Tensor, row_numbers: Tensor) -> Tensor:
         """Sum of the cross-entropies of the labels that count, over the rows given: see Objective."""
         return self.wrapped(tokens, label_mask, row_numbers)  # type: ignore[no-any-return]
@@ -125,7 +130,7 @@ class Engine(ABC):
         self._backward(loss * self.world.size, last)
 
     def step(self, learning_rate: float) -> Step:
-        """Apply the gradient if it is admitted. One transfer from the device."""
+        """Apply the gradient if it is admitted. Loss and norm come from the device in one transfer; DeepSpeed makes others."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         if self.world.size > 1:
@@ -157,9 +162,9 @@ class Engine(ABC):
         dist.gather_object(thing, gathered)
         return gathered
 
-    def broadcast(self, thing: Any) -> Any:
-        """What the leading process gives, on every process."""
-        return self.fabric.broadcast(thing)
+    def close(self) -> None:
+        """Let go of the model, of which nothing is asked any more."""
+        del self.wrapped, self.optimizer
 
     @abstractmethod
     def _backward(self, loss: Tensor, last: bool) -> None: ...
@@ -255,7 +260,7 @@ def connected(settings: Train, world: World) -> Iterator[Fabric]:
     device = device_of(world)
     for name in ("lightning.fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)  # they count the processes aloud
-    before = dict(os.environ)
+    before, connected_before = dict(os.environ), dist.is_initialized()
     strategy: Strategy
     if settings.strategy == "single":
         strategy = SingleDeviceStrategy(device)
@@ -267,17 +272,30 @@ def connected(settings: Train, world: World) -> Iterator[Fabric]:
         from train.zero import ZeRO
 
         strategy = ZeRO(device, settings, world.size)
-    plugins = [] if settings.strategy == "single" else [Environment(world)]
     try:
-        fabric = Fabric(accelerator=device.type, devices=1, strategy=strategy, plugins=plugins, precision="32-true")
+        # its own search for a cluster would complain of srun and of SLURM's variables where they are not meant for this process
+        fabric = Fabric(accelerator=device.type, devices=1, strategy=strategy, plugins=[Environment(world)], precision="32-true")
         fabric.launch()
         yield fabric
     finally:
-        if world.size == 1 and dist.is_initialized():
-            dist.destroy_process_group()  # one of several processes serves all trainings of its world: see train.world
+        if world.size == 1 and not connected_before:
+            disconnect()  # a group of several serves all trainings of its world: see train.world
         for name in world.environment():  # the libraries set them for this world; the next may be another
             os.environ.pop(name, None)
         os.environ |= {name: before[name] for name in world.environment() if name in before}
+
+
+@contextmanager
+def together(fabric: Fabric) -> Iterator[None]:
+    """The block on every process. Where it fails with an ImprintError on the leading one, all fail with it after the block."""
+    failure: ImprintError | None = None
+    try:
+        yield
+    except ImprintError as error:
+        failure = error
+    told = fabric.broadcast(failure and str(failure))
+    if failure or told:
+        raise failure or ImprintError(told)
 
 
 def engine_of(strategy: str) -> type[Engine]:

@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from configs.batch import share_out
-from configs.errors import RecipeError
+from configs.errors import DataError, RecipeError
 from configs.layout import fingerprint, read_json, write_json
 from configs.schema import Train
 from train.world import World
@@ -35,7 +36,7 @@ def shared_out(settings: Train, world: World) -> Train:
     if strategy == "single" and world.size > 1:
         raise RecipeError(f"train.strategy is single, but there are {world.size} processes; possible: ddp, zero_1, zero_2, zero_3")
     if strategy == "auto":
-        strategy = "single" if world.size == 1 else "zero_1"
+        strategy = "single" if world.size == 1 and not settings.offload else "zero_1"
     micro_batch, passes = share_out(settings.global_batch, world.size, settings.micro_batch, settings.accumulation)
     return replace(settings, strategy=strategy, micro_batch=micro_batch, accumulation=passes)
 
@@ -49,7 +50,7 @@ def settle(
     processes. One process measures them with `try_step` once a machine and `shape`, and remembers them in `cache`, so that runs of
     one machine agree to the last bit; several share the machine's cores.
     """
-    known = read_json(record) if record.exists() else {"threads": {}}
+    known = _recorded(record) if record.exists() else {"threads": {}}
     precision = known.get("precision", settings.precision)
     if precision == "auto":
         precision = "bf16" if multiplies_bf16() else "fp32"
@@ -62,6 +63,16 @@ def settle(
     if written != known:
         write_json(record, written)
     return Execution(precision, threads)
+
+
+def _recorded(record: Path) -> dict[str, Any]:
+    try:
+        known = read_json(record)
+        if known["precision"] in ("fp32", "bf16", "fp16") and all(int(threads) > 0 for threads in known["threads"].values()):
+            return dict(known)
+    except (DataError, KeyError, TypeError, ValueError, AttributeError):
+        pass
+    raise DataError(f"{record} is damaged or of another version; remove it, and precision and threads are settled anew")
 
 
 def multiplies_bf16() -> bool:

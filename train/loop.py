@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from configs.progress import progress
 from configs.schema import Model, Train
 from inject.stream import Stream, row_digests
 from train.checkpoint import made_with, newest_state, read_state, save_checkpoint, save_state
-from train.engine import Engine, connected, engine_of
+from train.engine import Engine, connected, engine_of, together
 from train.execution import Execution, settle, shared_out
 from train.flops import assumed_peak, flops_per_token
 from train.held_out import held_out_loss, held_out_tokens, told
@@ -54,13 +54,20 @@ def train(trajectory: Trajectory, layout: ModelLayout, cache: Path, world: World
     The leading one writes all files.
     """
     settings = shared_out(trajectory.train, world)
-    with Lock(layout.root) if world.leads else nullcontext(), connected(settings, world) as fabric:
-        if world.leads:
-            for folder in (layout.root, layout.states, layout.checkpoint(0).parent):
-                remove_leftovers(folder)
-        execution = fabric.broadcast(_settle(trajectory, settings, world, layout, cache) if world.leads else None)
-        state = fabric.broadcast(newest_state(layout) if world.leads else None)
-        Training(trajectory, settings, layout, fabric, execution, world, state).run()
+    with connected(settings, world) as fabric, ExitStack() as held:
+        settled: tuple[Execution, Path | None] | None = None
+        with together(fabric):
+            if world.leads:
+                held.enter_context(Lock(layout.root))
+                for folder in (layout.root, layout.states, layout.checkpoint(0).parent):
+                    remove_leftovers(folder)
+                settled = _settle(trajectory, settings, world, layout, cache), newest_state(layout)
+        execution, state = fabric.broadcast(settled)
+        training = Training(trajectory, settings, layout, fabric, execution, world, state)
+        try:
+            training.run()
+        finally:
+            training.engine.close()
 
 
 class Training:
@@ -78,8 +85,10 @@ class Training:
     ):
         self.trajectory, self.settings, self.layout, self.world = trajectory, settings, layout, world
         self.stream = trajectory.stream
-        model, moments, trainer, self.first = new_model(trajectory), started_moments(trajectory.model), {}, 0
-        if state is not None:
+        model, moments, trainer, self.first = new_model(trajectory), {}, {}, 0
+        if state is None:
+            moments = started_moments(trajectory.model) or {}
+        else:
             found = read_state(state, {name: p.shape for name, p in model.named_parameters()})
             if found.info.config != trajectory.config:
                 raise ImprintError(f"{state} was made with other settings; give this run a name of its own with name=")
@@ -118,31 +127,38 @@ class Training:
                 print(f"  {line}")
 
     def run(self) -> None:
-        settings, batch = self.settings, self.settings.global_batch
-        share = batch // self.world.size  # rows of a step that are this process's
+        settings = self.settings
         shown = progress(f"train {self.trajectory.name}", "steps", settings.steps, done=self.first, shown=self.world.leads)
         with self.metrics as metrics, shown as meter:
             if self.first == 0:
                 self._save(0)
             for step in range(self.first, settings.steps):
-                numbers = step * batch + self.world.rank * share + np.arange(share)
-                rows = self.stream.rows(numbers)
-                labels = self.engine.total(int(rows.label_mask.sum()))
-                accumulate(self.engine, rows.tokens, rows.label_mask, numbers, labels, settings)
-                rate = learning_rate(settings, step)
-                applied, grad_norm, loss = self.engine.step(rate)
-                self.ledger.add(step, rate, applied, row_digests(rows.tokens, rows.label_mask))
-                note = metrics.taken(step, loss, rate, grad_norm, applied, self.guard.reason)
+                note = self.step(step)
                 with metrics.aside():
                     self._save(step + 1)
                 meter.advance(1, note)
+
+    def step(self, step: int) -> str | None:
+        """Take one step, from its rows to its line in the ledger; what there is to say of it, if anything."""
+        settings, batch = self.settings, self.settings.global_batch
+        share = batch // self.world.size  # rows of a step that are this process's
+        numbers = step * batch + self.world.rank * share + np.arange(share)
+        rows = self.stream.rows(numbers)
+        labels = self.engine.total(int(rows.label_mask.sum()))
+        accumulate(self.engine, rows.tokens, rows.label_mask, numbers, labels, settings)
+        digests = row_digests(rows.tokens, rows.label_mask)  # while the device computes
+        rate = learning_rate(settings, step)
+        applied, grad_norm, loss = self.engine.step(rate)
+        self.ledger.add(step, rate, applied, digests)
+        return self.metrics.taken(step, loss, rate, grad_norm, applied, self.guard.reason)
 
     def _save(self, step: int) -> None:
         """Leave a checkpoint and a resume state where the schedule has one; see train/checkpoint.py on why in this order."""
         kept, resumed = self.milestones.keeps(step), self.milestones.resumes(step)
         if not (kept or resumed):
             return
-        self.ledger.commit()
+        with together(self.engine.fabric):
+            self.ledger.commit()
         if kept and len(self.held_out):
             self.metrics.held_out(step, held_out_loss(self.engine, self.held_out, self.settings.micro_batch or 1))
         settings, resumable = self.settings, step in self.milestones.resumable
@@ -151,13 +167,12 @@ class Training:
         weights = self.engine.weights()
         moments = self.engine.moments() if resumed or resumable else {}
         trainer = {"spikes": self.guard.state(), "loss_scale": self.engine.scale.state()}
-        if not self.world.leads:
-            return
-        if kept:
-            state = (moments, trainer) if resumable else None
-            save_checkpoint(self.layout.checkpoint(step), self.engine.model, weights, self.trajectory.tokenizer, info, state)
-        if resumed:
-            save_state(self.layout, weights, moments, trainer, info)
+        with together(self.engine.fabric):
+            if kept and self.world.leads:
+                state = (moments, trainer) if resumable else None
+                save_checkpoint(self.layout.checkpoint(step), self.engine.model, weights, self.trajectory.tokenizer, info, state)
+            if resumed and self.world.leads:
+                save_state(self.layout, weights, moments, trainer, info)
 
 
 def accumulate(
@@ -171,7 +186,7 @@ def accumulate(
     starts = range(0, len(tokens), micro_batch)
     for start in starts:
         chosen = slice(start, start + micro_batch)
-        parts = (torch.from_numpy(part[chosen]).to(engine.device, non_blocking=True) for part in (tokens, label_mask, numbers))
+        parts = (engine.send(torch.from_numpy(part[chosen])) for part in (tokens, label_mask, numbers))
         engine.backward(engine.loss(*parts) / labels, last=start == starts[-1])
 
 
@@ -194,7 +209,7 @@ def new_engine(
     objective = Objective(
         model, end_of_text, mask_documents=settings.mask_documents, chunk=settings.loss_chunk, seed=trajectory.init_seed
     )
-    prepare(model, settings, fabric.device)
+    prepare(model, replace(settings, precision=execution.precision), fabric.device)
     return engine_of(settings.strategy)(fabric, objective, settings, execution, world, guard.admits)
 
 

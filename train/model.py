@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file
 from transformers import (
     AttentionInterface,
@@ -31,6 +32,8 @@ from configs.schema import Model, Train
 FEED_FORWARD = {"gpt2": "n_inner", "gptj": "n_inner", "opt": "ffn_dim"}  # where an architecture calls intermediate_size otherwise
 RESIDUAL_DROPOUTS = ["hidden", "resid", "emb"]  # in the names of configuration fields; any other dropout is of attention, or unused
 MOMENTS = "moments.safetensors"
+# what a configuration or model raises for fields that don't fit it
+UNBUILDABLE = (ValueError, TypeError, AssertionError, RuntimeError, LookupError, AttributeError, StrictDataclassError)
 CAUSAL = "causal_sdpa"
 
 
@@ -54,17 +57,22 @@ def build_model(
         config = _config(settings, vocabulary, sequence_length, end_of_text)
         model = _drawn(config, seed)
     _check_dropout(model, settings.dropout)
+    _check_causal(model, min(8, sequence_length))
     return model
 
 
-def check_model(settings: Model, vocabulary: int, sequence_length: int, tokenizer: PreTrainedTokenizerFast | None = None) -> None:
-    """The refusals of `build_model`, but for weights that can't be read; no memory is taken for weights."""
+def check_model(
+    settings: Model, vocabulary: int, sequence_length: int, tokenizer: PreTrainedTokenizerFast | None = None
+) -> PreTrainedModel:
+    """The refusals of `build_model`, but for those that take weights; the model comes without (on torch's device `meta`)."""
     if settings.start is not None:
         config = _started_config(settings, vocabulary, sequence_length, tokenizer)
     else:
         config = _config(settings, vocabulary, sequence_length, end_of_text=0)
     with torch.device("meta"):
-        _check_dropout(_drawn(config, seed=0), settings.dropout)
+        model = _drawn(config, seed=0)
+    _check_dropout(model, settings.dropout)
+    return model
 
 
 def parameters(model: torch.nn.Module) -> int:
@@ -115,9 +123,14 @@ def _config(settings: Model, vocabulary: int, sequence_length: int, end_of_text:
     if not isinstance(shared, int) or shared < 1 or settings.heads % shared:
         raise RecipeError(f"model.options.num_key_value_heads is {shared}, which does not divide model.heads = {settings.heads}")
     try:
-        return AutoConfig.for_model(architecture, **(shape | deepcopy(settings.options)))
-    except (ValueError, TypeError) as error:
+        config = AutoConfig.for_model(architecture, **(shape | deepcopy(settings.options)))
+    except UNBUILDABLE as error:
         raise _cannot_be_built(architecture, error) from error
+    for name, least in {"vocab_size": vocabulary, "max_position_embeddings": sequence_length}.items():
+        if name in settings.options and getattr(config, name) < least:
+            what = "tokens of the tokenizer" if name == "vocab_size" else "tokens of a row, train.sequence_length"
+            raise RecipeError(f"model.options.{name} is {getattr(config, name)}, which is less than the {least} {what}")
+    return config
 
 
 def _drawn(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
@@ -125,12 +138,13 @@ def _drawn(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    except (ValueError, TypeError, AssertionError, RuntimeError) as error:
+    except UNBUILDABLE as error:
         raise _cannot_be_built(config.model_type, error) from error
 
 
 def _cannot_be_built(architecture: str, error: Exception) -> RecipeError:
-    return RecipeError(f"model: {architecture} can't be built with this shape: {' '.join(str(error).split())}")
+    said = f"it knows no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+    return RecipeError(f"model: {architecture} can't be built with this shape: {said}")
 
 
 def _dropouts(config: PreTrainedConfig, probability: float) -> dict[str, float]:
@@ -145,6 +159,26 @@ def _check_dropout(model: PreTrainedModel, probability: float) -> None:
         raise RecipeError(
             f"model.dropout is {probability}, but {model.config.model_type} has no dropout of embeddings or residuals; "
             "possible: 0, or an architecture that has, as gpt_neox or gpt2"
+        )
+
+
+def _check_causal(model: PreTrainedModel, length: int) -> None:
+    """Some architectures, as bert, attend to later tokens unless told otherwise: their loss would be that of copying."""
+    tokens = torch.zeros((2, length), dtype=torch.int64, device=model.device)
+    tokens[1, -1] = 1
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            logits = model(input_ids=tokens).logits[:, :-1]
+    except UNBUILDABLE as error:
+        raise _cannot_be_built(model.config.model_type, error) from error
+    finally:
+        model.train(training)
+    if not torch.allclose(logits[0], logits[1], rtol=1e-4, atol=1e-5, equal_nan=True):
+        raise RecipeError(
+            f"model: {model.config.model_type} sees the tokens that it is to predict, so it is no causal language model as it is; "
+            "set model.options.is_decoder=true where it has that field, or another model.architecture"
         )
 
 

@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +17,9 @@ from pathlib import Path
 from typing import TextIO
 
 from configs.errors import ImprintError
+
+STUCK_SECONDS = 20  # that this process may take to see by itself that another has failed
+Other = tuple[subprocess.Popen, TextIO]  # a process started here, and what it says
 
 
 @dataclass(frozen=True)
@@ -101,12 +106,13 @@ def start(size: int, command: list[str]) -> Iterator[World]:
     """Start `size` - 1 further processes of `command` on this machine and be their rank 0 within the block.
 
     They find their place by `World.here()`, and end with this process. When one fails, its last words are told, and the block ends
-    with an ImprintError.
+    with an ImprintError; where it waits for the one that failed all the same, deep in a library, this process ends with status 2.
     """
     port = free_port()
     repository = str(Path(__file__).parents[1])
     found = os.pathsep.join(filter(None, [repository, os.environ.get("PYTHONPATH")]))
-    others: list[tuple[subprocess.Popen, TextIO]] = []
+    others: list[Other] = []
+    left = threading.Event()
     try:
         for rank in range(1, size):
             world = World(rank, size, rank, size, port=port)
@@ -114,28 +120,65 @@ def start(size: int, command: list[str]) -> Iterator[World]:
             environment = {**os.environ, **world.environment(), "PYTHONPATH": found}
             process = subprocess.Popen([sys.executable, *command], env=environment, stdout=subprocess.DEVNULL, stderr=words)
             others.append((process, words))
+        threading.Thread(target=_end_if_stuck, args=(others, left), daemon=True).start()
         yield World(0, size, 0, size, port=port)
-        for rank, (process, words) in enumerate(others, 1):
-            if process.wait(60):
-                raise ImprintError(f"process {rank} of {size} ended with status {process.returncode}: {_last_words(words)}")
+        left.set()
+        for process, _ in others:
+            process.wait(60)
+        if failure := _failure(others):
+            raise ImprintError(failure)
     except Exception as error:
         if isinstance(error, ImprintError):
             raise
-        for rank, (process, words) in enumerate(others, 1):
-            if process.poll():  # it failed first, and this process only lost the connection to it
-                raise ImprintError(
-                    f"process {rank} of {size} ended with status {process.returncode}: {_last_words(words)}"
-                ) from error
+        # one may have failed first, and this process only lost the connection to it, perhaps before that one has quite ended
+        if failure := _failure(others, seconds=5):
+            raise ImprintError(failure) from error
         raise
     finally:
-        import torch.distributed  # takes a second, and is there already where training has begun
-
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+        left.set()
         for process, words in others:
             process.kill()
             process.wait()
             words.close()
+        disconnect()
+
+
+def disconnect() -> None:
+    """Leave the group of processes, if this one is in any. DeepSpeed has groups of its own within it, which end with it."""
+    import torch.distributed  # takes a second, and is there already where training has begun
+
+    if not torch.distributed.is_initialized():
+        return
+    zero = sys.modules.get("train.zero")
+    if zero is None or not zero.disconnect():
+        torch.distributed.destroy_process_group()
+
+
+def _end_if_stuck(others: list[Other], left: threading.Event) -> None:
+    """End this process when another has failed, and the block is not left for STUCK_SECONDS after that.
+
+    Who waits for others to connect, or for a GPU's exchange with them, may wait for half an hour, and no exception reaches it.
+    """
+    while not left.wait(1):
+        failure = _failure(others)
+        if failure and not left.wait(STUCK_SECONDS):
+            print(f"imprint: {failure}", file=sys.stderr, flush=True)
+            for process, _ in others:
+                process.kill()
+            os._exit(2)
+
+
+def _failure(others: list[Other], seconds: float = 0) -> str | None:
+    """Of the first of the other processes that has failed, or does so within `seconds`, what it did last."""
+    end = time.monotonic() + seconds
+    while True:
+        for rank, (process, words) in enumerate(others, 1):
+            if status := process.poll():
+                ended = f"ended with status {status}" if status > 0 else f"was killed by signal {-status}"
+                return f"process {rank} of {len(others) + 1} {ended}: {_last_words(words)}"
+        if time.monotonic() >= end:
+            return None
+        time.sleep(0.05)
 
 
 def _last_words(words: TextIO) -> str:

@@ -55,6 +55,11 @@ class Sharded(Engine):
         """This process's shares of the parameters, each flat, fp32."""
         return self.zero.single_partition_of_fp32_groups if self.stage < 3 else self.zero.fp32_partitioned_groups_flat
 
+    def close(self) -> None:
+        self.engine.destroy()  # its hooks hold the parameters
+        self.adamw.state.clear()
+        del self.engine, self.zero, self.adamw, self.wrapped, self.optimizer
+
     def _backward(self, loss: Tensor, last: bool) -> None:
         if self.scale.dynamic:
             self.zero.override_loss_scale(self.scale.value)  # DeepSpeed multiplies the loss by it, and divides the gradient
@@ -105,6 +110,14 @@ class Sharded(Engine):
             for key in ("exp_avg", "exp_avg_sq"):
                 if f"{key}.{name}" in moments:
                     safe_set_full_optimizer_state(parameter, moments[f"{key}.{name}"].to(self.device), key)
+
+
+def disconnect() -> bool:
+    """Leave the group of processes with DeepSpeed's own groups, if it is in use; whether it was."""
+    if not deepspeed.comm.is_initialized():
+        return False
+    deepspeed.comm.destroy_process_group()
+    return True
 
 
 class ZeRO(DeepSpeedStrategy):

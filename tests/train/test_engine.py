@@ -7,8 +7,9 @@ import pytest
 import torch
 from lightning.fabric import Fabric
 
+from configs.errors import ImprintError
 from configs.schema import Train
-from train.engine import LossScale, Replicated, Step, connected, parameter_groups
+from train.engine import LossScale, Replicated, Step, connected, parameter_groups, together
 from train.execution import Execution
 from train.world import World
 
@@ -118,6 +119,27 @@ def test_matrices_are_multiplied_in_bf16_and_weights_stay_fp32(fabric: Fabric) -
     assert second.loss != first.loss
     assert second.loss == pytest.approx(first.loss, rel=0.02)
     assert all(weight.dtype == torch.float32 for weight in mixed.weights().values())
+
+
+def test_a_connection_within_another_leaves_the_other() -> None:
+    world = World.here({})
+    with connected(Train(strategy="ddp"), world):
+        with connected(Train(strategy="single"), world):
+            pass
+        assert torch.distributed.is_initialized()
+    assert not torch.distributed.is_initialized()
+
+
+def test_one_device_asks_nothing_of_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"SLURM_NTASKS": "8", "SLURM_JOB_NAME": "sweep", "SLURM_JOB_ID": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with connected(Train(strategy="single"), World()) as fabric:
+        assert fabric.world_size == 1
+
+
+def test_a_failure_of_the_leading_process_is_raised(fabric: Fabric) -> None:
+    with pytest.raises(ImprintError, match="the disk is full"), together(fabric):
+        raise ImprintError("the disk is full")
 
 
 def test_only_matrices_that_are_no_embedding_decay() -> None:

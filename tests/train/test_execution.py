@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
+from configs.errors import DataError
 from configs.layout import read_json
 from configs.schema import Train
-from train.execution import Execution, settle
+from train.execution import Execution, settle, shared_out
 from train.world import World
 
 
@@ -42,3 +45,15 @@ def test_processes_of_one_machine_share_its_cores_unmeasured(tmp_path: Path) -> 
 
     settled = settle(Train(precision="fp32"), World(0, 64, 0, 64), tmp_path, tmp_path / "r.json", "shape", never)
     assert settled.threads == 1
+
+
+@pytest.mark.parametrize("written", ['{"precision": "fp3', "[]", '{"precision": "fp32", "threads": 2}', '{"threads": {"1": 2}}'])
+def test_a_record_that_is_damaged_or_of_another_version_is_named(tmp_path: Path, written: str) -> None:
+    (record := tmp_path / "execution.json").write_text(written)
+    with pytest.raises(DataError, match="execution.json is damaged or of another version; remove it"):
+        settle(Train(precision="fp32", threads=1), World(), tmp_path, record, "shape", lambda _: None)
+
+
+def test_what_is_offloaded_goes_through_deepspeed_on_one_device_too() -> None:
+    assert shared_out(Train(offload=True), World()).strategy == "zero_1"
+    assert shared_out(Train(), World()).strategy == "single"

@@ -86,6 +86,12 @@ def test_dropout_that_an_architecture_does_not_have_is_refused(architecture: str
         ({"architecture": "gpt5"}, "model.architecture"),
         ({"options": {"nonsense": 1}}, "model.options.nonsense"),
         ({"options": {"attention_dropout": 0.1}}, "model.options.attention_dropout can't be set"),
+        ({"options": {"vocab_size": "many"}}, "can't be built with this shape: .*expected int"),
+        ({"options": {"hidden_size": 33}}, "can't be built with this shape: .*not divisible"),
+        ({"options": {"hidden_act": "foo"}}, "can't be built with this shape: it knows no 'foo'"),
+        ({"options": {"vocab_size": 7}}, "model.options.vocab_size is 7, which is less than the"),
+        ({"options": {"max_position_embeddings": 8}}, "model.options.max_position_embeddings is 8, which is less than the"),
+        ({"architecture": "bert"}, "bert sees the tokens that it is to predict, .* is_decoder=true"),
         (
             {"architecture": "llama", "options": {"num_key_value_heads": 3}},
             "num_key_value_heads is 3, which does not divide model.heads = 2",

@@ -1,6 +1,8 @@
 """Who trains together: what launchers say, and processes started here."""
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -92,3 +94,22 @@ def test_processes_end_when_the_leading_one_is_stopped(tmp_path: Path) -> None:
         be_stopped()
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+def test_a_process_that_waits_in_a_library_ends_when_another_has_failed(tmp_path: Path) -> None:
+    (tmp_path / "other.py").write_text("raise ValueError('no such thing')")
+    (tmp_path / "leading.py").write_text(
+        f"""
+import time
+from train import world
+world.STUCK_SECONDS = 0.1
+with world.start(2, [r"{tmp_path / "other.py"}"]):
+    time.sleep(60)
+"""
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "leading.py")], env=environment, capture_output=True, text=True, timeout=50
+    )
+    assert done.returncode == 2
+    assert done.stderr == "imprint: process 1 of 2 ended with status 1: ValueError: no such thing\n"

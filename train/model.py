@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import (
     AttentionInterface,
@@ -258,6 +259,8 @@ def _started_model(start: str, config: PreTrainedConfig) -> PreTrainedModel:
         model, report = AutoModelForCausalLM.from_pretrained(
             **_located(start), config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
+    except SafetensorError as error:
+        raise DataError(f"model.start is {start}, whose weights are damaged: {error}") from error
     except (OSError, ValueError, RuntimeError) as error:
         raise _not_a_model(start, error) from error
     if missing := sorted(report["missing_keys"]):

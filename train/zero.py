@@ -151,7 +151,9 @@ def _config(settings: Train, device: torch.device, processes: int) -> dict[str, 
         "stage": int(settings.strategy.removeprefix("zero_")),
         # together these corrupted gradients before DeepSpeed 0.19.3 (its issues 8061 and 8080); pyproject.toml asks for a later one
         "overlap_comm": device.type == "cuda" and processes > 1,
-        "contiguous_gradients": True,
+        # one process exchanges nothing: the buffers would only be copied (6% of a small model's step, benchmarks/README.md)
+        "contiguous_gradients": processes > 1,
+        "reduce_scatter": processes > 1,
     }
     if settings.offload:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": device.type == "cuda"}

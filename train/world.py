@@ -98,7 +98,9 @@ def _tasks_of_node(counts: str, node: int) -> int:
 
 def first_host(nodes: str) -> str:
     """The first of the hosts in SLURM's way to write them: gpu[03-05,9],login is gpu03."""
-    return re.sub(r"^([^\[,]*)\[(\w+)[^\]]*\](.*?)(,.*)?$", r"\1\2\3", nodes).split(",")[0]
+    first = re.match(r"(?:[^,\[]|\[[^\]]*\])*", nodes)
+    assert first  # it matches nothing, too
+    return re.sub(r"\[(\w+)[^\]]*\]", r"\1", first[0])
 
 
 @contextmanager

@@ -50,7 +50,14 @@ def test_within_an_allocation_but_outside_srun_a_process_is_alone() -> None:
 
 @pytest.mark.parametrize(
     ("nodes", "first"),
-    [("gpu[03-05,9],login", "gpu03"), ("a,b", "a"), ("node7", "node7"), ("r1-[2,4]-x", "r1-2-x"), ("login,gpu[1-2]", "login")],
+    [
+        ("gpu[03-05,9],login", "gpu03"),
+        ("a,b", "a"),
+        ("node7", "node7"),
+        ("r1-[2,4]-x", "r1-2-x"),
+        ("login,gpu[1-2]", "login"),
+        ("r[1-2]c[3,4]", "r1c3"),
+    ],
 )
 def test_the_first_host_is_read_from_slurms_list(nodes: str, first: str) -> None:
     assert first_host(nodes) == first

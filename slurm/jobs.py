@@ -188,7 +188,7 @@ class Experiment:
             steps = layout.checkpoints()
             if not steps or CheckpointInfo.read(layout.checkpoint(steps[-1])).config == self.fingerprints.train(model):
                 continue
-            named = ", ".join(self._changed_settings()) or "they are not told apart by its config.yaml"
+            named = ", ".join(self._changed_settings()) or "or by another version of Imprint"
             raise RecipeError(
                 f"{self.run.root} holds checkpoints of {model} made with other settings ({named}); nothing trained is overwritten: "
                 f"give this run a name of its own, as name={self.recipe.name}-2"

@@ -57,7 +57,7 @@ def refuse_impossible(recipe: Recipe, world: World) -> None:
     import torch
 
     from train.engine import device_of
-    from train.execution import shared_out
+    from train.execution import cores, shared_out
     from train.loggers import check_loggers
     from train.model import check_model, prepare
 
@@ -66,6 +66,10 @@ def refuse_impossible(recipe: Recipe, world: World) -> None:
         raise RecipeError(
             f"train.devices is {settings.devices}, but srun or torchrun started {world.size} processes; "
             f"start {settings.devices}, or leave it out"
+        )
+    if settings.threads > cores():
+        raise RecipeError(
+            f"train.threads is {settings.threads}, but there are {cores()} processor cores; 0 measures what is fastest"
         )
     gpus = torch.cuda.device_count()
     if world.size == 1 and 0 < gpus < settings.devices:

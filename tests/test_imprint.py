@@ -28,7 +28,7 @@ design:
 model: {layers: 1, width: 32, heads: 2}
 train:
   {steps: 24, global_batch: 4, sequence_length: 64, warmup: 2,
-   checkpoints: {every: 8, resume_every: 4}, threads: 1, precision: fp32}
+   checkpoints: {every: 8, resume_every: 4, exposures: false}, threads: 1, precision: fp32}
 eval: {resamples: 100}
 """
 
@@ -173,6 +173,16 @@ def test_bad_input_gets_a_sentence_and_status_2(
     assert error.count("\n") == 1
     for word in words:
         assert word in error
+
+
+def test_a_keypress_to_stop_gets_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("slurm.jobs.Experiment.execute", stop)
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    assert imprint(tmp_path, "run") == 130
+    assert capsys.readouterr().err.endswith("imprint: stopped; run again to go on\n")
 
 
 def test_what_is_refused_before_training_leaves_no_run(tmp_path: Path) -> None:

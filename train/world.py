@@ -49,12 +49,15 @@ class World:
                 port=int(environment.get("MASTER_PORT", 29_500)),
             )
         if int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+            tasks = _tasks_of_nodes(environment["SLURM_STEP_TASKS_PER_NODE"])
+            # a node's name need not be that of its host: a step on one node needs neither
+            address = first_host(environment["SLURM_STEP_NODELIST"]) if len(tasks) > 1 else "127.0.0.1"
             return World(
                 rank=int(environment["SLURM_PROCID"]),
                 size=int(environment["SLURM_STEP_NUM_TASKS"]),
                 local_rank=int(environment["SLURM_LOCALID"]),
-                local_size=_tasks_of_node(environment["SLURM_STEP_TASKS_PER_NODE"], int(environment["SLURM_NODEID"])),
-                address=environment.get("MASTER_ADDR") or first_host(environment["SLURM_STEP_NODELIST"]),
+                local_size=tasks[int(environment["SLURM_NODEID"])],
+                address=environment.get("MASTER_ADDR") or address,
                 # steps of one job may run side by side
                 port=int(
                     environment.get("MASTER_PORT")
@@ -85,15 +88,15 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def _tasks_of_node(counts: str, node: int) -> int:
-    """Tasks of one node, from SLURM's way to write them: 4(x2),3 is 4, 4, 3."""
+def _tasks_of_nodes(counts: str) -> list[int]:
+    """Tasks of each node, from SLURM's way to write them: 4(x2),3 is 4, 4, 3."""
     tasks: list[int] = []
     for part in counts.split(","):
         found = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part)
         if not found:
             raise ImprintError(f"SLURM_STEP_TASKS_PER_NODE is {counts!r}, which is not SLURM's way to write tasks, as 4(x2),3")
         tasks += [int(found[1])] * int(found[2] or 1)
-    return tasks[node]
+    return tasks
 
 
 def first_host(nodes: str) -> str:

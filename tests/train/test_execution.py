@@ -50,7 +50,7 @@ def test_processes_of_one_machine_share_its_cores_unmeasured(tmp_path: Path) -> 
 @pytest.mark.parametrize("written", ['{"precision": "fp3', "[]", '{"precision": "fp32", "threads": 2}', '{"threads": {"1": 2}}'])
 def test_a_record_that_is_damaged_or_of_another_version_is_named(tmp_path: Path, written: str) -> None:
     (record := tmp_path / "execution.json").write_text(written)
-    with pytest.raises(DataError, match="execution.json is damaged or of another version; remove it"):
+    with pytest.raises(DataError, match=r"execution\.json is damaged or of another version; remove it"):
         settle(Train(precision="fp32", threads=1), World(), tmp_path, record, "shape", lambda _: None)
 
 

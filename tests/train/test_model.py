@@ -91,7 +91,7 @@ def test_dropout_that_an_architecture_does_not_have_is_refused(architecture: str
         ({"options": {"hidden_act": "foo"}}, "can't be built with this shape: it knows no 'foo'"),
         ({"options": {"vocab_size": 7}}, "model.options.vocab_size is 7, which is less than the"),
         ({"options": {"max_position_embeddings": 8}}, "model.options.max_position_embeddings is 8, which is less than the"),
-        ({"architecture": "bert"}, "bert sees the tokens that it is to predict, .* is_decoder=true"),
+        ({"architecture": "bert"}, "bert sees the tokens that it is to predict, .*is_decoder=true"),
         (
             {"architecture": "llama", "options": {"num_key_value_heads": 3}},
             "num_key_value_heads is 3, which does not divide model.heads = 2",
@@ -125,6 +125,13 @@ def test_a_model_goes_on_from_the_weights_of_a_folder(start: Path, small_corpus:
     assert all(torch.equal(model.state_dict()[name], weights) for name, weights in theirs.items())
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert model.training
+
+
+def test_weights_that_were_cut_off_are_named(start: Path, small_corpus: Corpus) -> None:
+    (start / "imprint.json").unlink(missing_ok=True)
+    (start / "model.safetensors").write_bytes((start / "model.safetensors").read_bytes()[:-100])
+    with pytest.raises(DataError, match="whose weights are damaged"):
+        started(start, small_corpus)
 
 
 def test_weights_of_half_precision_become_fp32(start: Path, small_corpus: Corpus) -> None:
@@ -324,9 +331,9 @@ def test_every_block_is_compiled_in_place_and_nothing_else(architecture: str) ->
     assert list(model.state_dict()) == names
 
 
-def test_compilation_without_a_compiler_is_refused_before_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
-    with pytest.raises(RecipeError, match=r"train.compile is true, which needs a C\+\+ compiler"):
+def test_compilation_without_a_compiler_is_refused_before_the_first_step() -> None:
+    without = torch._inductor.config.patch("cpp.cxx", ("no-such-compiler",))  # pytest's own way would remove the setting afterwards
+    with without, pytest.raises(RecipeError, match=r"train.compile is true, which needs a C\+\+ compiler"):
         prepare(build(), Train(compile=True), CPU)
 
 

@@ -38,6 +38,11 @@ def test_srun_tells_a_process_its_place() -> None:
     assert (world.rank, world.size, world.local_rank, world.local_size, world.address) == (5, 7, 1, 3, "gpu03")
 
 
+def test_processes_of_one_node_need_not_know_its_name() -> None:
+    alone = {**SRUN, "SLURM_NODEID": "0", "SLURM_STEP_TASKS_PER_NODE": "7", "SLURM_STEP_NODELIST": "gpu03"}
+    assert World.here(alone).address == "127.0.0.1"
+
+
 def test_steps_of_a_job_side_by_side_have_ports_of_their_own() -> None:
     assert World.here(SRUN).port != World.here({**SRUN, "SLURM_STEP_ID": "1"}).port
 

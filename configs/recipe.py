@@ -107,7 +107,7 @@ def _resolve(written: DictConfig, overrides: list[str], default_name: str) -> Re
         if isinstance(tokenizer, str):
             given.corpus.tokenizer = {"path": tokenizer}
         name = OmegaConf.select(given, "model.preset")
-        shape = {} if name is None else {"model": preset(str(name))}
+        shape = {"model": preset(str(name))} if isinstance(name, str | int | float) else {}  # a list is refused below
         merged = OmegaConf.merge(OmegaConf.structured(Recipe), {"name": default_name}, shape, given)
         recipe = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:

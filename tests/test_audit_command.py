@@ -22,7 +22,7 @@ design: {copies: [0, 3], sizes: [3, 3]}
 model: {layers: 1, width: 32, heads: 2}
 train:
   {steps: 40, global_batch: 4, sequence_length: 96, warmup: 2, models: [perturbed, standard, without-quiz],
-   checkpoints: {every: 40}, threads: 1, precision: fp32}
+   checkpoints: {every: 40, exposures: false, resume_every: 40}, threads: 1, precision: fp32}
 """
 
 

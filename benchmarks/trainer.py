@@ -56,6 +56,7 @@ BARE, OWN_LOSS, SINGLE, ZERO, READING = (
     "rows, digests and ledger alone",
 )  # fmt: skip
 GPT2, NANO, TRAINER = "Imprint, single, GPT-2's blocks", "nanoGPT's way", "Hugging Face Trainer"
+COMPILED = "Imprint, single, compiled"
 COMPARED = [  # the time of one way over another's, and what it should be
     (SINGLE, OWN_LOSS, "at most 1.03"),
     (SINGLE, BARE, "at most 1.03"),
@@ -65,6 +66,8 @@ COMPARED = [  # the time of one way over another's, and what it should be
     (NANO, GPT2, "at least 1.0"),
     (NANO, SINGLE, ""),
     (TRAINER, SINGLE, "at least 1.2"),
+    (TRAINER, COMPILED, "at least 1.2"),
+    (COMPILED, SINGLE, ""),
 ]
 
 
@@ -107,14 +110,15 @@ def make_stream(shape: Shape, folder: Path) -> Stream:
 
 
 def imprint(
-    shape: Shape, model: Model, strategy: str, stream: Stream, execution: Execution, folder: Path, steps: int, stack: Any
+    shape: Shape, model: Model, how: str, stream: Stream, execution: Execution, folder: Path, steps: int, stack: Any
 ) -> Training:
     """A training that has not begun; `stack` closes what it opens."""
     settings = Train(
-        strategy=strategy, steps=steps, global_batch=shape.rows, sequence_length=shape.sequence_length, schedule="constant",
-        learning_rate=RATE, warmup=0, held_out_rows=0, precision=execution.precision, threads=execution.threads,
+        strategy=how.removesuffix("-compiled"), compile=how.endswith("-compiled"), steps=steps, global_batch=shape.rows,
+        sequence_length=shape.sequence_length, schedule="constant", learning_rate=RATE, warmup=0, held_out_rows=0,
+        precision=execution.precision, threads=execution.threads,
     )  # fmt: skip
-    name = f"{model.architecture}-{strategy}"
+    name = f"{model.architecture}-{how}"
     unused: Any = None  # a tokenizer is only written into checkpoints
     trajectory = Trajectory(name, model, settings, stream, unused, 1, [], "", "", "")
     layout = ModelLayout(folder / name)
@@ -284,9 +288,9 @@ def compare(shape: Shape, precision: str, threads: int, rounds: int) -> None:
         if is_accelerate_available():
             plain = Trajectory("", shape.model, Train(sequence_length=shape.sequence_length), stream, Any, 1, [], "", "", "")
             trainer = hugging_face(shape, new_model(plain), stream, precision, steps, folder)
-        one, zero, other = (
-            imprint(shape, model, strategy, stream, execution, folder, steps, stack)
-            for model, strategy in ((shape.model, "single"), (shape.model, "zero_1"), (gpt2, "single"))
+        one, zero, compiled, other = (
+            imprint(shape, model, how, stream, execution, folder, steps, stack)
+            for model, how in ((shape.model, "single"), (shape.model, "zero_1"), (shape.model, "single-compiled"), (gpt2, "single"))
         )
         models = [new_model(one.trajectory) for _ in range(2)]
         ledger = Ledger(ModelLayout(folder / "ledger"), 0)
@@ -309,6 +313,7 @@ def compare(shape: Shape, precision: str, threads: int, rounds: int) -> None:
             OWN_LOSS: bare(Objective(models[1], 0), parameter_groups(models[1], 0.1), precision, lambda: ready[-1]),
             SINGLE: taken(one),
             ZERO: taken(zero),
+            COMPILED: taken(compiled),
             READING: reading,
             GPT2: taken(other),
             NANO: nanogpt(shape, folder / "tokens-00000.bin", precision),

@@ -9,6 +9,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from configs.schema import Corpus as CorpusSettings
 from configs.schema import Tokenizer
 from inject.corpus import Corpus, build_corpus
+from tests.clock import Clock
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +40,8 @@ def small_model(small_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) 
     model.save_pretrained(folder)
     small_corpus.tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)

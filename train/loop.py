@@ -209,7 +209,7 @@ def new_engine(
     objective = Objective(
         model, end_of_text, mask_documents=settings.mask_documents, chunk=settings.loss_chunk, seed=trajectory.init_seed
     )
-    prepare(model, replace(settings, precision=execution.precision), fabric.device)
+    prepare(model, settings, fabric.device)
     return engine_of(settings.strategy)(fabric, objective, settings, execution, world, guard.admits)
 
 

@@ -5,21 +5,8 @@ import sys
 
 import pytest
 
-from configs import progress as module
 from configs.progress import _clock, progress
-
-
-class Clock:
-    """A clock that is set by hand."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch):
-        self.now = 1000.0
-        monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return Clock(monkeypatch)
+from tests.clock import Clock
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:

@@ -239,3 +239,11 @@ def faults(run: Path, unbroken: Path) -> list[str]:
     found += ["the ledger differs"] if ledger(own) != ledger(whole) else []
     found += ["metrics.jsonl differs"] if lines(own) != lines(whole) else []
     return found
+
+
+def kill_at(training: Training, layout: ModelLayout, step: int, *ranks: int) -> None:
+    """Kill a training as soon as it has left a state of `step` or later."""
+    while not any(path.name >= f"step-{step:08d}" for path in layout.states.glob("step-????????")):  # only the newest two stay
+        assert training.running(), training.told()
+        time.sleep(0.002)
+    training.kill(*ranks)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from configs import layout, tables
+from tests.kill.runs import Runs
 
 
 @pytest.fixture
@@ -68,3 +69,12 @@ def _work_until(stage: int, folder: Path, work: Callable[[Path], None], files: s
 def _on_disk(folder: Path) -> list[tuple]:
     found = [(path, path.stat()) for path in sorted(folder.rglob("*"))]
     return [(path, is_.st_ino, is_.st_size, is_.st_mtime_ns) for path, is_ in found]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """A folder with a run in one process that was never killed."""
+    runs = Runs(tmp_path_factory.mktemp("runs"))
+    unbroken = runs.train("unbroken")
+    assert unbroken.wait() == [0], unbroken.told()
+    return runs

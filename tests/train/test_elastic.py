@@ -14,21 +14,11 @@ import torch
 from safetensors.torch import load_file
 
 from configs.layout import CheckpointInfo, ModelLayout
-from tests.kill.runs import STEPS, Runs, ledger, lines
-from tests.train.test_resume import kill_at
+from tests.kill.runs import STEPS, Runs, kill_at, ledger, lines
 
 # Another number of processes, or of rows in a forward pass, adds up the same fp32 numbers in another order: in 60 steps losses and
 # gradient norms came to differ by at most 5e-7, relatively, and weights by 3e-5 of their tensor's largest.
 LOSS, WEIGHT = 2e-6, 1e-4
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """A folder with a run in one process that was never stopped."""
-    runs = Runs(tmp_path_factory.mktemp("elastic"))
-    unbroken = runs.train("unbroken")
-    assert unbroken.wait() == [0], unbroken.told()
-    return runs
 
 
 def goes_on(runs: Runs, name: str, ways: list[tuple[int, tuple[str, ...]]]) -> None:

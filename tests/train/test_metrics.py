@@ -9,21 +9,8 @@ import pytest
 
 from configs.layout import ModelLayout
 from configs.schema import Train
-from train import metrics as module
+from tests.clock import Clock
 from train.metrics import Metrics, Throughput, cut
-
-
-class Clock:
-    """A clock that is set by hand."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch):
-        self.now = 1000.0
-        monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return Clock(monkeypatch)
 
 
 @pytest.fixture

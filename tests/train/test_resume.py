@@ -3,33 +3,14 @@
 import os
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import pytest
 
-from configs.layout import Lock, ModelLayout
+from configs.layout import Lock
 from tests.kill import __main__ as kill
 from tests.kill.points import Files, Moment
-from tests.kill.runs import Runs, Training, faults
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """A folder with a run that was never killed."""
-    runs = Runs(tmp_path_factory.mktemp("kill"))
-    unbroken = runs.train("unbroken")
-    assert unbroken.wait() == [0], unbroken.told()
-    return runs
-
-
-def kill_at(training: Training, layout: ModelLayout, step: int, *ranks: int) -> None:
-    """Kill a training as soon as it has left a state of `step` or later."""
-    while not any(path.name >= f"step-{step:08d}" for path in layout.states.glob("step-????????")):  # only the newest two stay
-        assert training.running(), training.told()
-        time.sleep(0.002)
-    training.kill(*ranks)
-
+from tests.kill.runs import Runs, Training, faults, kill_at
 
 MOMENTS = {
     "between two steps": Moment(0.9),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -121,6 +122,20 @@ def report(config: Config, overrides: Overrides = None) -> None:
     experiment = _experiment(config, overrides)
     if experiment.execute("report"):
         _show_findings(experiment)
+
+
+@app.command(epilog="Example: srun --ntasks-per-node 2 imprint job runs/quickstart train-perturbed")
+def job(
+    run: Run, names: Annotated[list[str], typer.Argument(metavar="JOB...", help="their names, as plan", show_default=False)]
+) -> None:
+    """Jobs of a run by name, and no others: what the scripts of imprint submit call."""
+    from slurm.jobs import Experiment
+    from train.stop import Stop
+
+    with (
+        Stop() if all(name.startswith("train-") for name in names) else nullcontext() as stop
+    ):  # before what takes seconds to import
+        Experiment.of(run, stop).do(names)
 
 
 @app.command(epilog="Example: imprint audit runs/quickstart")

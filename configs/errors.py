@@ -11,3 +11,11 @@ class RecipeError(ImprintError):
 
 class DataError(ImprintError):
     """A file is missing, malformed or damaged."""
+
+
+class LockError(ImprintError):
+    """Another process writes what this one was to write."""
+
+
+class Stopped(ImprintError):
+    """A training saved its state and ended before its last step, because it was asked to."""

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from configs.errors import DataError, ImprintError
+from configs.errors import DataError, LockError
 
 # ------------------------------------------------------------------------------------------------ fingerprints
 
@@ -133,7 +133,7 @@ class Lock:
     """One writer per folder: a file that names host and process, whose time is renewed while the writer lives.
 
     Use as a context manager. A lock that was not renewed for HEARTBEAT_SECONDS, or whose process on this host is gone, is taken
-    over; any other is an ImprintError that names its holder.
+    over; any other is a LockError that names its holder.
     """
 
     def __init__(self, folder: Path):
@@ -185,7 +185,7 @@ class Lock:
         host, process = holder.get("host"), holder.get("process")
         gone = host == socket.gethostname() and not _lives(process)
         if age < HEARTBEAT_SECONDS and not gone:
-            raise ImprintError(
+            raise LockError(
                 f"{self.path.parent} is being written by process {process} on {host}; wait for it, stop it, or use another name="
             )
         self.path.unlink(missing_ok=True)

@@ -7,11 +7,13 @@ so the same run may be continued on another machine.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from configs.insert import Design
 from configs.layout import fingerprint
 from configs.setting import section, setting
+from configs.slurm import Slurm
 
 
 @dataclass
@@ -222,8 +224,20 @@ class Recipe:
     model: Model = section(Model, "the model")
     train: Train = section(Train, "training")
     eval: Eval = section(Eval, "measurement")
+    sweep: dict[str, Any] = setting(
+        {},
+        "lists of values by setting; every combination is a point, a run of its own; those under `zip` go hand in hand",
+        execution=True,
+    )
+    slurm: Slurm = section(Slurm, "SLURM jobs", execution=True)
     runs: str = setting("runs", "folder of runs", execution=True)
     cache: str = setting("cache", "folder of shared corpora", execution=True)
+    point: str = setting("", "the point of the sweep that the run is; set by the program", execution=True)
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the run."""
+        return Path(self.runs) / self.name / self.point
 
     def seed_for(self, purpose: str) -> int:
         """The seed of one source of randomness: `seeds.<purpose>`, or one derived from `seed`."""

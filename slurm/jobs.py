@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from configs.errors import DataError, ImprintError, RecipeError
+from configs.errors import DataError, ImprintError, LockError, RecipeError
 from configs.layout import (
     CheckpointInfo,
     Lock,
@@ -32,6 +33,7 @@ from configs.recipe import differences, load_recipe, result_settings, save_recip
 from configs.schema import Recipe
 from configs.tables import read_table
 from slurm.fingerprints import Fingerprints
+from train.stop import Stop
 
 if TYPE_CHECKING:
     from inject.corpus import Corpus
@@ -48,6 +50,9 @@ class Job:
     outputs: list[Path]
     work: Callable[[], None]
     record: Path
+    needs: list[str]  # the jobs that must be done before
+    array: str  # the SLURM array that does it, for every point of a sweep
+    folder: Path  # of which it is the only writer
 
     def missing(self) -> str | None:
         """Why the job has to be done, or None where it is done."""
@@ -70,17 +75,18 @@ def read_record(path: Path) -> dict[str, Any]:
 class Experiment:
     """A recipe's jobs on one machine."""
 
-    def __init__(self, recipe: Recipe, root: Path | None = None):
+    def __init__(self, recipe: Recipe, root: Path | None = None, stop: Stop | None = None):
         self.recipe, self.fingerprints = recipe, Fingerprints(recipe)
-        self.run = RunLayout(root or Path(recipe.runs) / recipe.name)
+        self.run = RunLayout(root or recipe.folder)
         self.cache = Path(recipe.cache)
+        self.stop = stop or Stop()
 
     @staticmethod
-    def of(root: Path) -> Experiment:
+    def of(root: Path, stop: Stop | None = None) -> Experiment:
         """The experiment of a run that is there."""
         if not (root / "config.yaml").exists():
             raise RecipeError(f"{root} is not a run: it has no config.yaml; imprint run makes one, as runs/quickstart")
-        return Experiment(load_recipe(root / "config.yaml"), root)
+        return Experiment(load_recipe(root / "config.yaml"), root, stop)
 
     # -------------------------------------------------------------------------------------------- jobs
 
@@ -88,26 +94,31 @@ class Experiment:
         """All jobs in an order in which they can be done."""
         run, marks, models = self.run, self.fingerprints, self.recipe.train.models
 
-        def job(name: str, identity: str, outputs: list[Path], work: Callable[[], None]) -> Job:
-            return Job(name, identity, outputs, work, run.job(name))
+        def job(name: str, identity: str, outputs: list[Path], work: Callable[[], None], array: str, *needs: str) -> Job:
+            model = next((model for model in models if name.endswith(f"-{model}")), "")
+            return Job(name, identity, outputs, work, run.job(name), list(needs), array, run.root / model)
 
         tables = [run.items, run.texts, run.assignment, run.plan, run.balance, run.power, run.field_copies]
         planned = [*tables, run.corpus / "meta.json"]  # the cache may have been cleared, or be another one now
-        jobs = [job("corpus", marks.corpus, [self.cache / marks.corpus / "meta.json"], self.make_corpus)]
+        jobs = [job("corpus", marks.corpus, [self.cache / marks.corpus / "meta.json"], self.make_corpus, "corpus")]
         if self.recipe.decontaminate.policy != "none":
             found = [run.hits, run.decontaminated, *self._decontaminated_corpus()]
-            jobs.append(job("decontaminate", marks.decontaminate, found, self.decontaminate))
-        jobs.append(job("plan", marks.tables, planned, self.make_plan))
+            jobs.append(job("decontaminate", marks.decontaminate, found, self.decontaminate, "plan", "corpus"))
+        jobs.append(job("plan", marks.tables, planned, self.make_plan, "plan", jobs[-1].name))
         for model in models:
             last = run.model(model).checkpoint(self.recipe.train.steps) / "imprint.json"
-            jobs.append(job(f"train-{model}", marks.train(model), [last], partial(self.train, model)))
+            jobs.append(job(f"train-{model}", marks.train(model), [last], partial(self.train, model), f"train-{model}", "plan"))
         for model in models:
-            jobs.append(job(f"audit-{model}", marks.audit(model), [run.model(model).certificate], partial(self.audit, model)))
+            outputs, work = [run.model(model).certificate], partial(self.audit, model)
+            jobs.append(job(f"audit-{model}", marks.audit(model), outputs, work, f"eval-{model}", f"train-{model}"))
         for model in models:
-            outputs = [run.model(model).scores / name for name in ("scores.parquet", "effects.parquet")]
-            jobs.append(job(f"eval-{model}", marks.eval(model), outputs, partial(self.evaluate, model)))
+            outputs, work = (
+                [run.model(model).scores / name for name in ("scores.parquet", "effects.parquet")],
+                partial(self.evaluate, model),
+            )
+            jobs.append(job(f"eval-{model}", marks.eval(model), outputs, work, f"eval-{model}", f"audit-{model}"))
         page = [run.report / name for name in ("index.html", "findings.json")]
-        return [*jobs, job("report", marks.report(models), page, self.report)]
+        return [*jobs, job("report", marks.report(models), page, self.report, "report", *(f"eval-{model}" for model in models))]
 
     def execute(self, stage: str | None = None) -> bool:
         """Do what is missing, of all jobs or of one stage (`corpus`, `plan` ...: the first word of a job's name) and what it needs.
@@ -128,6 +139,36 @@ class Experiment:
         if not world.leads:
             follow(self, stage)
             return False
+        with self.folder():
+            for job in jobs:
+                self._do(job)
+        return True
+
+    def do(self, names: Sequence[str]) -> None:
+        """Do jobs by their names, and no others: what SLURM's tasks call. DataError where what they need is not done."""
+        from slurm.training import refuse_impossible
+        from train.world import World
+
+        world, jobs = World.here(), {job.name: job for job in self.jobs()}
+        for name in names:
+            if name not in jobs:
+                raise RecipeError(f"{self.run.root} has no job {name!r}; it has: {', '.join(jobs)}")
+        self.refuse_other_settings()
+        for name in names:
+            for need in jobs[name].needs:
+                if reason := jobs[need].missing():
+                    raise DataError(f"{name} needs the job {need}, of which {self.run.root} says: {reason}")
+            trains = name.startswith("train-")
+            if trains and jobs[name].missing():
+                refuse_impossible(self.recipe, world)
+            if world.leads:
+                self._do(jobs[name])
+            elif trains and jobs[name].missing():
+                jobs[name].work()
+
+    @contextmanager
+    def folder(self) -> Iterator[None]:
+        """The run's folder, with its configuration, within the block; removed again if it was made here and nothing trained in it."""
         fresh = not self.run.root.exists()
         try:
             self.run.root.mkdir(parents=True, exist_ok=True)
@@ -138,17 +179,16 @@ class Experiment:
             raise ImprintError(
                 f"{error.filename} can't be written ({error.strerror}); choose other folders with runs= and cache="
             ) from error
-        with Lock(self.run.root):  # whoever is refused the lock must not touch the folder
-            try:
-                with atomic_file(self.run.config) as temporary:
-                    save_recipe(self.recipe, temporary)
-                for job in jobs:
-                    self._do(job)
-            except ImprintError:
-                if fresh and not self.run.models():  # refused before anything was trained: leave nothing
-                    shutil.rmtree(self.run.root)
-                raise
-        return True
+        try:
+            with Lock(self.run.root), atomic_file(self.run.config) as temporary:
+                save_recipe(self.recipe, temporary)
+            yield
+        except LockError:  # whoever is refused the lock must not touch the folder
+            raise
+        except ImprintError:
+            if fresh and not self.run.models():  # refused before anything was trained: leave nothing
+                shutil.rmtree(self.run.root)
+            raise
 
     def upto(self, stage: str | None) -> list[Job]:
         """The jobs of a stage and of those before it; all jobs without one."""
@@ -170,6 +210,10 @@ class Experiment:
             raise RecipeError("decontaminate.policy is none; set it to fail, report, documents or redraw")
 
     def _do(self, job: Job) -> None:
+        with nullcontext() if job.name.startswith("train-") else Lock(job.folder):  # training holds a lock of its own
+            self._do_alone(job)
+
+    def _do_alone(self, job: Job) -> None:
         reason = job.missing()
         if reason is None:
             print(f"{job.name}: done before", flush=True)

@@ -1,0 +1,28 @@
+"""Asked to end: SIGUSR1 (SLURM's warning before the time limit) and SIGTERM set a flag, and nothing else."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+from typing import Any
+
+SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
+
+
+class Stop:
+    """Whether this process was asked to end, and by which signal. It listens in its `with` block, which may be nested."""
+
+    def __init__(self) -> None:
+        self.asked: str | None = None
+        self._before: list[list[Any]] = []
+
+    def __enter__(self) -> Stop:
+        self._before.append([signal.signal(number, self._note) for number in SIGNALS])
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in zip(SIGNALS, self._before.pop(), strict=True):
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.asked = signal.Signals(number).name

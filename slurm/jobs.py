@@ -168,7 +168,7 @@ class Experiment:
 
     @contextmanager
     def folder(self) -> Iterator[None]:
-        """The run's folder, with its configuration, within the block; removed again if it was made here and nothing trained in it."""
+        """The run's folder, with its configuration, within the block; removed again if made here and nothing is trained in it."""
         fresh = not self.run.root.exists()
         try:
             self.run.root.mkdir(parents=True, exist_ok=True)

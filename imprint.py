@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from configs.errors import ImprintError
+from configs.errors import ImprintError, Stopped
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from slurm.jobs import Experiment
+    from slurm.status import JobStatus
 
 # Processor threads wait asleep: spinning gains nothing on a quiet machine and costs much on a busy one (benchmarks/README.md).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -45,11 +47,22 @@ Shard = Annotated[str | None, typer.Option(metavar="I/N", help="do one of N equa
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="the folder of a run, as runs/quickstart", show_default=False)]
 
 
-def _experiment(config: Path, overrides: list[str] | None) -> Experiment:
-    from configs.recipe import load_recipe
+def _experiments(config: Path, overrides: list[str] | None) -> list[Experiment]:
+    """The points of a sweep, or the one experiment of a recipe without a sweep."""
+    from configs.sweep import load_points
     from slurm.jobs import Experiment
 
-    return Experiment(load_recipe(config, overrides or []))
+    return [Experiment(recipe) for recipe in load_points(config, overrides or [])]
+
+
+def _do(
+    experiments: Sequence[Experiment],
+    work: Callable[[Experiment], object],
+    then: Callable[[Sequence[Experiment]], None] | None = None,
+) -> None:
+    from slurm.points import do_points
+
+    do_points(experiments, work, then)
 
 
 @app.command(
@@ -57,10 +70,8 @@ def _experiment(config: Path, overrides: list[str] | None) -> Experiment:
     "imprint run configs/quickstart.yaml corpus.source=jsonl corpus.path=my.jsonl"
 )
 def run(config: Config, overrides: Overrides = None) -> None:
-    """Every job, resumed where it stopped; prints the findings and where the report is."""
-    experiment = _experiment(config, overrides)
-    if experiment.execute():
-        _show_findings(experiment)
+    """Every job, of every point of a sweep, resumed where it stopped; prints the findings and where the report is."""
+    _do(_experiments(config, overrides), lambda experiment: experiment.execute(), _show_findings)
 
 
 @app.command(
@@ -69,7 +80,7 @@ def run(config: Config, overrides: Overrides = None) -> None:
 )
 def corpus(config: Config, overrides: Overrides = None, shard: Shard = None) -> None:
     """Tokenize the base documents; with --shard, an n-th of them."""
-    _execute_or_share(_experiment(config, overrides), "corpus", shard)
+    _do(_experiments(config, overrides), lambda experiment: _execute_or_share(experiment, "corpus", shard))
 
 
 @app.command(
@@ -78,7 +89,7 @@ def corpus(config: Config, overrides: Overrides = None, shard: Shard = None) -> 
 )
 def decontaminate(config: Config, overrides: Overrides = None, shard: Shard = None) -> None:
     """Look for the items in the corpus and in each other; with --shard, in an n-th of the corpus."""
-    _execute_or_share(_experiment(config, overrides), "decontaminate", shard)
+    _do(_experiments(config, overrides), lambda experiment: _execute_or_share(experiment, "decontaminate", shard))
 
 
 @app.command(
@@ -93,11 +104,11 @@ def plan(
     ] = False,
 ) -> None:
     """Make items, assign them to arms at random and place every copy."""
-    experiment = _experiment(config, overrides)
+    experiments = _experiments(config, overrides)
     if dry_run:
-        _show_preview(experiment)
+        _do(experiments, lambda experiment: _show_preview(experiment, whole=experiment is experiments[0]))
     else:
-        experiment.execute("plan")
+        _do(experiments, lambda experiment: experiment.execute("plan"))
 
 
 @app.command(
@@ -107,21 +118,19 @@ def plan(
 )
 def train(config: Config, overrides: Overrides = None) -> None:
     """Pretrain the models, from the newest state of each."""
-    _experiment(config, overrides).execute("train")
+    _do(_experiments(config, overrides), lambda experiment: experiment.execute("train"))
 
 
 @app.command("eval", epilog="Example: imprint eval configs/quickstart.yaml eval.membership=[loss]")
 def evaluate(config: Config, overrides: Overrides = None) -> None:
     """Score every checkpoint and estimate effects."""
-    _experiment(config, overrides).execute("eval")
+    _do(_experiments(config, overrides), lambda experiment: experiment.execute("eval"))
 
 
 @app.command(epilog="Example: imprint report configs/quickstart.yaml")
 def report(config: Config, overrides: Overrides = None) -> None:
     """Write the report page; prints the findings and where it is."""
-    experiment = _experiment(config, overrides)
-    if experiment.execute("report"):
-        _show_findings(experiment)
+    _do(_experiments(config, overrides), lambda experiment: experiment.execute("report"), _show_findings)
 
 
 @app.command(epilog="Example: srun --ntasks-per-node 2 imprint job runs/quickstart train-perturbed")
@@ -136,6 +145,64 @@ def job(
         Stop() if all(name.startswith("train-") for name in names) else nullcontext() as stop
     ):  # before what takes seconds to import
         Experiment.of(run, stop).do(names)
+
+
+@app.command(
+    epilog="Examples: imprint submit configs/quickstart.yaml slurm.partition=cpu --dry-run; "
+    "imprint submit my.yaml slurm.nodes=4 slurm.gpus=8; imprint submit my.yaml --missing"
+)
+def submit(
+    config: Config,
+    overrides: Overrides = None,
+    missing: Annotated[
+        bool, typer.Option("--missing", help="only what is missing or failed, beside what is queued or running")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the scripts and how they are submitted; write nothing")] = False,
+) -> None:
+    """Every job that is not done, as SLURM job arrays that wait for each other; of a sweep, for all points."""
+    from slurm.submit import commands, find_work, last_words, rows
+    from slurm.submit import submit as submit_work
+
+    work = find_work(config, overrides or [], dry_run)
+    if said := work.nothing_to_do(missing):
+        print(said)
+    elif dry_run:
+        print(commands(work))
+    else:
+        submit_work(work)
+        _show_submission(rows(work))
+        print(last_words(work))
+
+
+@app.command(epilog="Example: imprint overview runs/quickstart/seed-1 runs/quickstart/seed-2")
+def overview(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="the points of one sweep, in order", show_default=False)],
+) -> None:
+    """Compare the points of a sweep, done or not: writes a page beside them; what the scripts of imprint submit call at the end."""
+    from slurm.jobs import Experiment
+    from slurm.overview import overview as write_overview
+
+    print(f"The overview: {write_overview([Experiment.of(run) for run in runs])}")
+
+
+@app.command(epilog="Examples: imprint status configs/quickstart.yaml; imprint status runs/quickstart/config.yaml --json")
+def status(
+    config: Config,
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="a list with all that is known of each job, for programs")] = False,
+) -> None:
+    """Where each job stands: done, running, queued, failed or missing; by its files, and by what SLURM says of it."""
+    import json
+    from dataclasses import asdict
+
+    from slurm.status import statuses
+
+    experiments = _experiments(config, overrides)
+    found = statuses(experiments)
+    if as_json:
+        print(json.dumps([asdict(each) for each in found], indent=2))
+    else:
+        _show_status(found, experiments, [str(config), *(overrides or [])])
 
 
 @app.command(epilog="Example: imprint audit runs/quickstart")
@@ -160,6 +227,28 @@ def inspect(
     inspect_run(run, model, step, row)
 
 
+def _show_submission(rows: Sequence[tuple[str, str, str, str]]) -> None:
+    from rich.table import Table
+
+    table = Table(title="Submitted", title_justify="left")
+    for name in ("array", "job", "tasks", "waits for"):
+        table.add_column(name)
+    for row in rows:
+        table.add_row(*row)
+    _console().print(table)
+
+
+def _show_status(found: Sequence[JobStatus], experiments: Sequence[Experiment], arguments: Sequence[str]) -> None:
+    from slurm.status_table import last_words, show
+
+    run, recipe = experiments[0].run, experiments[0].recipe
+    sweep = recipe.point and len(experiments) > 1
+    console = _console()
+    show(found, f"{recipe.name}, {len(experiments)} points" if sweep else recipe.name, console)
+    report = run.root.parent / "overview" if sweep else run.report
+    console.print("\n".join(last_words(found, arguments, report / "index.html")), soft_wrap=True, highlight=False)
+
+
 def _execute_or_share(experiment: Experiment, stage: str, shard: str | None) -> None:
     """Execute a stage, or do one share of its work without recording it as done."""
     if shard is None:
@@ -176,7 +265,8 @@ def _shard(shard: str) -> tuple[int, int]:
     return int(number), int(of)
 
 
-def _show_preview(experiment: Experiment) -> None:
+def _show_preview(experiment: Experiment, whole: bool) -> None:
+    """What is to be inserted, by item set and arm if the whole of it is asked for, and whether it fits."""
     from rich.table import Table
 
     drawn, check = experiment.preview()
@@ -189,7 +279,8 @@ def _show_preview(experiment: Experiment) -> None:
     for row in rows:
         counts = (f"{row[name]:,}" for name in ("groups", "items", "occurrences", "tokens"))
         table.add_row(row["item_set"], row["arm"], f"{row['first_step']}-{row['last_step']}", *counts, f"{row['share']:.2%}")
-    _console().print(table)
+    if whole:
+        _console().print(table)
     tokens = sum(row["tokens"] for row in rows)
     share = tokens / (drawn.shape.rows * drawn.shape.row_tokens)
     print(f"{sum(row['occurrences'] for row in rows):,} occurrences, {tokens:,} tokens: {share:.1%} of training")
@@ -202,9 +293,14 @@ def _console() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=150)
 
 
-def _show_findings(experiment: Experiment) -> None:
+def _show_findings(experiments: Sequence[Experiment]) -> None:
+    """The findings of a run, or those of a sweep side by side."""
     from rich.table import Table
 
+    if len(experiments) > 1:
+        _show_overview(experiments)
+        return
+    experiment = experiments[0]
     table = Table(title=f"Findings of {experiment.recipe.name}", title_justify="left")
     for name, justify in (
         ("finding", "left"),
@@ -222,10 +318,42 @@ def _show_findings(experiment: Experiment) -> None:
     console.print(f"The report: {experiment.run.report / 'index.html'}", soft_wrap=True)
 
 
+def _show_overview(experiments: Sequence[Experiment]) -> None:
+    from rich.table import Table
+
+    from slurm.overview import overview, read_points, side_by_side
+
+    page, points = overview(experiments), read_points(experiments)
+    console = _console()
+    table = Table(title=f"Points of {experiments[0].recipe.name}", title_justify="left")
+    for name in ("#", "point", "state"):
+        table.add_column(name)
+    for number, point in enumerate(points, 1):
+        table.add_row(str(number), point.name, ", ".join(filter(None, [point.state, point.why])))
+    console.print(table)
+    for columns, rows in side_by_side(points):
+        table = Table(title="Findings by point, with their verdicts (?: not decidable)", title_justify="left")
+        for name in ("finding", "kind"):
+            table.add_column(name)
+        for number in columns:
+            table.add_column(str(number), justify="right", no_wrap=True)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    console.print(f"The overview: {page}", soft_wrap=True)
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Run the program; 2 for what the user can mend, told in one sentence."""
+    """Run the program; 2 for what the user can mend, told in one sentence, and 75 for a training that was asked to stop."""
     try:
         app(args=arguments, prog_name="imprint")
+    except Stopped as stopped:
+        from train.stop import STOPPED
+        from train.world import World
+
+        if World.here().leads:
+            print(f"imprint: {stopped}", file=sys.stderr)
+        return STOPPED
     except ImprintError as error:
         print(f"imprint: {error}", file=sys.stderr)
         return 2

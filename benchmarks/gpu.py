@@ -43,6 +43,7 @@ from train.engine import connected, device_of
 from train.execution import Execution, cores, multiplies_bf16, shared_out
 from train.flops import assumed_peak
 from train.loop import Training, Trajectory
+from train.stop import Stop
 from train.world import World
 
 PRESETS_125M_TO_1B = ["gpt2", "gpt2-medium", "hubble-1b"]  # 124, 355 and 1,180 million parameters at GPT-2's vocabulary
@@ -79,7 +80,7 @@ def measure(name: str, strategy: str, micro_batch: int, given: argparse.Namespac
         if fabric.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         with contextlib.redirect_stdout(io.StringIO()):
-            training = Training(trajectory, settings, layout, fabric, execution, World(), None)
+            training = Training(trajectory, settings, layout, fabric, execution, World(), None, Stop())
         weights = training.engine.model.parameters()
         size = sum(math.prod(getattr(weight, "ds_shape", weight.shape)) for weight in weights)  # ZeRO-3 leaves empty ones
         flops, seconds = training.metrics.flops_per_token, []

@@ -47,6 +47,7 @@ from train.ledger import Ledger
 from train.loop import Training, Trajectory, new_model
 from train.model import parameters
 from train.objective import Objective
+from train.stop import Stop
 from train.world import World
 
 TOKENS, INSERTED, RATE, COMMIT_EVERY = 2**22, 32, 1e-3, 150
@@ -126,7 +127,7 @@ def imprint(
     settings = shared_out(settings, World())
     fabric = stack.enter_context(connected(settings, World()))
     with contextlib.redirect_stdout(io.StringIO()):
-        training = Training(trajectory, settings, layout, fabric, execution, World(), None)
+        training = Training(trajectory, settings, layout, fabric, execution, World(), None, Stop())
     stack.enter_context(training.metrics)
     return training
 

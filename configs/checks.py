@@ -12,6 +12,7 @@ from configs.errors import RecipeError
 from configs.insert import ITEM_SETS
 from configs.presets import shape_settings
 from configs.schema import Recipe, Train
+from configs.slurm_checks import check_slurm
 
 CHOICES: dict[str, list[str]] = {
     "corpus.source": ["stdlib", "synthetic", "files", "jsonl", "text", "parquet", "hub", "megatron", "npy"],
@@ -68,8 +69,10 @@ def check(recipe: Recipe) -> None:
         if seed is not None and not 0 <= seed < 2**63:
             raise RecipeError(f"{key} is {seed}; it must be a whole number from 0 to 2^63 - 1")
     _check_models(recipe)
+    _check_released(recipe)
     _check_training(recipe)
     _check_corpus(recipe)
+    check_slurm(recipe.slurm)
     if not recipe.insert:
         raise RecipeError(f"insert is empty; name at least one item set, each with a kind: {', '.join(ITEM_SETS)}")
     for name in recipe.insert:
@@ -93,6 +96,30 @@ def _check_models(recipe: Recipe) -> None:
             raise RecipeError(f"train.models holds {model!r}; possible: {', '.join(possible)}")
         if models.count(model) > 1:
             raise RecipeError(f"train.models holds {model!r} more than once; once is enough")
+
+
+def _check_released(recipe: Recipe) -> None:
+    """Models that exist are scored as they are: what says how one is made would be ignored, so it is refused."""
+    for model in recipe.models:
+        if not model.strip():
+            raise RecipeError("models holds an empty name; give folders, or names of the hub, as EleutherAI/pythia-160m@step1000")
+        if recipe.models.count(model) > 1:
+            raise RecipeError(f"models holds {model!r} more than once; once is enough")
+    if not recipe.models:
+        return
+    defaults, made = asdict(Recipe()), asdict(recipe)
+    ignored = [
+        f"{section}.{key}"
+        for section in ("corpus", "design", "decontaminate", "model", "train")
+        for key, default in defaults[section].items()
+        if made[section][key] != default
+    ]
+    ignored += [f"insert.{name}.design" for name, items in recipe.insert.items() if asdict(items.design) != defaults["design"]]
+    if ignored:
+        raise RecipeError(
+            f"models holds {recipe.models[0]!r}, which exists and is scored as it is: nothing is trained or inserted, so leave out "
+            f"{', '.join(ignored[:4])}" + (" ..." if ignored[4:] else "")
+        )
 
 
 def _check_training(recipe: Recipe) -> None:

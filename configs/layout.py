@@ -7,19 +7,20 @@ import json
 import os
 import shutil
 import socket
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from configs.errors import DataError, LockError
+from configs.errors import DataError
 
 # ------------------------------------------------------------------------------------------------ fingerprints
 
 READ_FROM = ["path", "hub", "model", "places", "reference", "start"]  # settings that may name local files
+SETTLED_NANOSECONDS = 2 * 10**9  # two writes of one size within a tick of the clock leave a file with the same time
 
 
 def fingerprint(thing: Any) -> str:
@@ -34,13 +35,26 @@ def file_fingerprint(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def input_fingerprint(path: Path) -> str:
+    """The same of a file that is only read, which this process reads again only where its size, its time or itself has changed."""
+    known = path.stat()
+    if time.time_ns() - known.st_mtime_ns < SETTLED_NANOSECONDS:
+        return file_fingerprint(path)
+    return _settled_fingerprint(path.absolute(), known.st_size, known.st_mtime_ns, known.st_ino)
+
+
+@lru_cache(maxsize=2**16)
+def _settled_fingerprint(path: Path, *_: int) -> str:
+    return file_fingerprint(path)
+
+
 def folder_fingerprint(path: Path) -> str:
     """sha256 (hex) of the names and bytes of a folder's files, hidden ones left out; or of a file's bytes, whatever its name."""
     if not path.is_dir():
-        return file_fingerprint(path)
+        return input_fingerprint(path)
     names = sorted(file.relative_to(path) for file in path.rglob("*") if file.is_file())
     shown = [name for name in names if not any(part.startswith(".") for part in name.parts)]
-    return fingerprint([(str(name), file_fingerprint(path / name)) for name in shown])
+    return fingerprint([(str(name), input_fingerprint(path / name)) for name in shown])
 
 
 def contents(settings: Any) -> dict[str, str]:
@@ -65,7 +79,8 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _temporary(path: Path) -> Path:
+def temporary_beside(path: Path) -> Path:
+    """A name beside `path` that no other process uses; what bears it and is left behind, `remove_leftovers` finds."""
     return path.with_name(f"{path.name}.tmp-{socket.gethostname()}-{os.getpid()}")
 
 
@@ -73,7 +88,7 @@ def _temporary(path: Path) -> Path:
 def atomic_file(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that is synced and renamed to it when the block succeeds, and removed when it fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
+    temporary = temporary_beside(path)
     try:
         yield temporary
         _sync(temporary)
@@ -87,7 +102,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """A temporary folder that becomes `path` when the block succeeds; the loser of a race leaves the winner's in place."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
+    temporary = temporary_beside(path)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
@@ -122,84 +137,6 @@ def remove_leftovers(folder: Path) -> None:
     """Remove what writers that were killed left behind in a folder that has no other writer now."""
     for path in folder.glob("*.tmp-*"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-# ------------------------------------------------------------------------------------------------ one writer
-
-HEARTBEAT_SECONDS = 120  # a lock of another host that was not renewed for so long is taken over
-
-
-class Lock:
-    """One writer per folder: a file that names host and process, whose time is renewed while the writer lives.
-
-    Use as a context manager. A lock that was not renewed for HEARTBEAT_SECONDS, or whose process on this host is gone, is taken
-    over; any other is a LockError that names its holder.
-    """
-
-    def __init__(self, folder: Path):
-        self.path = folder / "lock.json"
-        self._released = threading.Event()
-
-    def __enter__(self) -> Lock:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        written = _temporary(self.path)
-        written.write_text(json.dumps({"host": socket.gethostname(), "process": os.getpid()}))
-        try:
-            while True:
-                try:
-                    os.link(written, self.path)  # appears whole, and fails where another lock is
-                    break
-                except FileExistsError:
-                    self._take_over()
-        finally:
-            written.unlink()
-        threading.Thread(target=self._beat, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._released.set()
-        self.path.unlink(missing_ok=True)
-
-    def held(self) -> bool:
-        """Whether anyone holds the lock and has given a sign of life lately."""
-        try:
-            return time.time() - self.path.stat().st_mtime < HEARTBEAT_SECONDS
-        except FileNotFoundError:
-            return False
-
-    def _beat(self) -> None:
-        while not self._released.wait(HEARTBEAT_SECONDS / 8):
-            with suppress(FileNotFoundError):
-                os.utime(self.path)
-
-    def _take_over(self) -> None:
-        try:
-            age = time.time() - self.path.stat().st_mtime
-            written = self.path.read_text()
-        except FileNotFoundError:
-            return
-        try:
-            holder = json.loads(written)
-        except json.JSONDecodeError:  # its writer was stopped, or is about to write: its age decides
-            holder = {}
-        host, process = holder.get("host"), holder.get("process")
-        gone = host == socket.gethostname() and not _lives(process)
-        if age < HEARTBEAT_SECONDS and not gone:
-            raise LockError(
-                f"{self.path.parent} is being written by process {process} on {host}; wait for it, stop it, or use another name="
-            )
-        self.path.unlink(missing_ok=True)
-
-
-def _lives(process: int) -> bool:
-    """Whether another process of this number is running on this host."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return process != os.getpid()
 
 
 # ------------------------------------------------------------------------------------------------ paths
@@ -268,6 +205,10 @@ class RunLayout:
     def model(self, name: str) -> ModelLayout:
         return ModelLayout(self.root / name)
 
+    def points(self) -> list[str]:
+        """The points of a sweep that lie in this folder: runs of their own."""
+        return sorted(path.parent.name for path in self.root.glob("*/config.yaml"))
+
     def models(self) -> list[str]:
         """The models that have a whole checkpoint."""
         return sorted({path.parents[2].name for path in self.root.glob("*/checkpoints/step-????????/imprint.json")})
@@ -294,6 +235,11 @@ class ModelLayout:
     @property
     def certificate(self) -> Path:
         return self.root / "certificate.json"
+
+    @property
+    def stopped(self) -> Path:
+        """Step, steps and signal of a training that was stopped; gone when it goes on."""
+        return self.root / "stopped.json"
 
     def checkpoint(self, step: int) -> Path:
         return self.root / "checkpoints" / f"step-{step:08d}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -21,28 +21,43 @@ from configs.layout import fingerprint
 from configs.presets import preset
 from configs.schema import Model, Recipe
 
+TIME = re.compile(r"\d+(:\d+)+")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Settings that are laid over those of a recipe's file."""
+
+    said: str  # as it was written
+    settings: DictConfig
+
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Resolve a recipe file and `key=value` overrides; RecipeError says in one sentence what is wrong.
-
-    Overrides of result settings add a short fingerprint to the run's name, unless `name=` is among them; what is measured,
-    and which models are trained, may change within a run.
-    """
+    """Resolve a recipe file and `key=value` overrides; RecipeError says in one sentence what is wrong."""
     path = Path(path)
-    written = _read(path)
-    plain = _resolve(written, [], default_name=path.stem)
-    recipe = _resolve(written, list(overrides), default_name=path.stem) if overrides else plain
-    made_of = _made_of(recipe)
-    if made_of != _made_of(plain) and recipe.name == plain.name and not any(o.startswith("name=") for o in overrides):
-        recipe.name += f"-{fingerprint(made_of)[:6]}"
+    recipe = resolve_named(read_settings(path), [parse_override(override) for override in overrides], path.stem)
     check(recipe)
+    return recipe
+
+
+def resolve_named(written: DictConfig, layers: Sequence[Layer], default_name: str) -> Recipe:
+    """The recipe of a file and its overrides, not checked yet, under the name of its run.
+
+    Overrides of result settings add a short fingerprint to the name, unless `name=` is among them; what is measured, and which
+    models are trained or scored, may change within a run.
+    """
+    plain = resolve(written, [], default_name)
+    recipe = resolve(written, layers, default_name) if layers else plain
+    made_of = _made_of(recipe)
+    if made_of != _made_of(plain) and recipe.name == plain.name and not any("name" in layer.settings for layer in layers):
+        recipe.name += f"-{fingerprint(made_of)[:6]}"
     return recipe
 
 
 def _made_of(recipe: Recipe) -> dict[str, Any]:
     """The settings that tell one run from another."""
     settings = result_settings(recipe)
-    del settings["eval"], settings["train"]["models"]
+    del settings["eval"], settings["models"], settings["train"]["models"]
     return settings
 
 
@@ -73,7 +88,8 @@ def save_recipe(recipe: Recipe, path: Path) -> None:
 # ------------------------------------------------------------------------------------------------ reading
 
 
-def _read(path: Path) -> DictConfig:
+def read_settings(path: Path) -> DictConfig:
+    """The settings that a recipe's file holds, as they are written; RecipeError where it can't be read."""
     try:
         config = OmegaConf.load(path)
     except FileNotFoundError as error:
@@ -84,22 +100,38 @@ def _read(path: Path) -> DictConfig:
         raise RecipeError(f"{path} is not a readable YAML file: {' '.join(str(error).split())}") from error
     if not isinstance(config, DictConfig):
         raise RecipeError(f"{path} must hold settings as `key: value`, but holds a list")
-    return config
+    return OmegaConf.create(_as_written(OmegaConf.to_container(config), yaml.load(path.read_text(), yaml.BaseLoader)))
 
 
-def _resolve(written: DictConfig, overrides: list[str], default_name: str) -> Recipe:
-    named = any(re.match(r"model\.(preset|start)=(?!null$)", override) for override in overrides)
-    given: Any = _without_model(written) if named else written
-    for override in overrides:
-        if "=" not in override or override.startswith("="):
-            raise RecipeError(f"{override!r} is not an override; write key=value, as train.steps=100")
+def _as_written(value: Any, text: Any) -> Any:
+    """Settings with their times as they are written (`text` has every value as text): YAML takes 24:00:00 for 86400, to base 60."""
+    if isinstance(value, dict) and isinstance(text, dict):
+        return {key: _as_written(each, text.get(str(key))) for key, each in value.items()}
+    if isinstance(value, list) and isinstance(text, list):
+        return [_as_written(each, own) for each, own in zip(value, text, strict=True)]
+    return text if isinstance(value, int) and isinstance(text, str) and TIME.fullmatch(text) else value
+
+
+def parse_override(override: str) -> Layer:
+    """What `key=value` on the command line sets."""
+    if "=" not in override or override.startswith("="):
+        raise RecipeError(f"{override!r} is not an override; write key=value, as train.steps=100")
+    key, _, value = override.partition("=")
+    try:
+        return Layer(override, OmegaConf.from_dotlist([f"{key}={value!r}" if TIME.fullmatch(value) else override]))
+    except yaml.YAMLError as error:
+        raise RecipeError(f"the value of {override!r} is not YAML: {' '.join(str(error).split())}") from error
+
+
+def resolve(written: DictConfig, layers: Sequence[Layer], default_name: str) -> Recipe:
+    """The recipe of a file's settings with each layer laid over those before; types are checked, and presets looked up."""
+    given: Any = _without_model(written) if any(_names_model(layer) for layer in layers) else written
+    for layer in layers:
         try:
-            given = OmegaConf.merge(given, OmegaConf.from_dotlist([override]))
-        except yaml.YAMLError as error:
-            raise RecipeError(f"the value of {override!r} is not YAML: {' '.join(str(error).split())}") from error
+            given = OmegaConf.merge(given, layer.settings)
         except TypeError as error:
             raise RecipeError(
-                f"{override!r} gives a list where settings belong; write {override.split('=')[0]}.<setting>=value"
+                f"{layer.said!r} gives a list where settings belong; write {layer.said.split('=')[0]}.<setting>=value"
             ) from error
     try:
         _check_sections(OmegaConf.to_container(given), Recipe)
@@ -115,6 +147,12 @@ def _resolve(written: DictConfig, overrides: list[str], default_name: str) -> Re
     assert isinstance(recipe, Recipe)
     recipe.insert = {name: _item_set(name, settings, given) for name, settings in recipe.insert.items()}
     return recipe
+
+
+def _names_model(layer: Layer) -> bool:
+    """Whether settings say which model it is, so that what the file says of another does not count."""
+    model = OmegaConf.to_container(layer.settings).get("model")  # type: ignore[union-attr]
+    return isinstance(model, dict) and any(model.get(key) is not None for key in ("preset", "start"))
 
 
 def _without_model(written: DictConfig) -> Any:

@@ -223,6 +223,12 @@ class Recipe:
     decontaminate: Decontaminate = section(Decontaminate, "whether items occur elsewhere")
     model: Model = section(Model, "the model")
     train: Train = section(Train, "training")
+    models: list[str] = setting(
+        [],
+        "models that exist, to be scored in place of training one: a folder, a glob of folders, a hub name, NAME@revision, or a "
+        "glob of its branches and tags, as EleutherAI/pythia-160m@step*; corpus, design, decontaminate, model and train are then "
+        "left out",
+    )
     eval: Eval = section(Eval, "measurement")
     sweep: dict[str, Any] = setting(
         {},
@@ -233,6 +239,7 @@ class Recipe:
     runs: str = setting("runs", "folder of runs", execution=True)
     cache: str = setting("cache", "folder of shared corpora", execution=True)
     point: str = setting("", "the point of the sweep that the run is; set by the program", execution=True)
+    swept: dict[str, Any] = setting({}, "the settings that the sweep gave this point; set by the program", execution=True)
 
     @property
     def folder(self) -> Path:

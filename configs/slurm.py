@@ -21,8 +21,10 @@ class Resources:
     gpus: int | None = setting(None, "GPUs of each node", "GPUs")
     tasks: int | None = setting(None, "processes on each node", "processes")
     cpus: int | None = setting(None, "processor cores of each process", "cores")
-    memory: str | None = setting(None, "memory of each node, as 200G")
-    options: dict[str, Any] = setting({}, "any further option of sbatch, as {reservation: mine, exclusive: true}")
+    memory: str | None = setting(None, "memory of each node, as 200G; 0 is all of it")
+    options: dict[str, Any] = setting(
+        {}, "any further option of sbatch, as {reservation: mine, exclusive: true}; false leaves one out"
+    )
 
 
 @dataclass
@@ -40,8 +42,10 @@ class Slurm:
         None, "processes on each node of a training; if not given one for each GPU, or train.devices shared out", "processes"
     )
     cpus: int | None = setting(None, "processor cores of each process", "cores")
-    memory: str | None = setting(None, "memory of each node, as 200G")
-    options: dict[str, Any] = setting({}, "any further option of sbatch, as {reservation: mine, exclusive: true}")
+    memory: str | None = setting(None, "memory of each node, as 200G; 0 is all of it")
+    options: dict[str, Any] = setting(
+        {}, "any further option of sbatch, as {reservation: mine, exclusive: true}; false leaves one out"
+    )
     parallel: int | None = setting(None, "points of a sweep that run at once; all if not given", "points")
     warning: int = setting(120, "time before the limit at which a training saves its state and queues again", "seconds")
     modules: list[str] = setting([], "environment modules to load")
@@ -49,9 +53,11 @@ class Slurm:
     container: str | None = setting(None, "image in which jobs run")
     runtime: str = setting("pyxis", "what runs the container: pyxis (srun --container-image) or apptainer")
     mounts: list[str] = setting([], "folders of the host that the container sees, as /data or /data:/mnt")
-    program: str | None = setting(None, "imprint on the nodes; where it lies here if not given, or `imprint` in a container")
+    program: str | None = setting(
+        None, "how imprint is called on the nodes, in words of shell; its path here if not given, or `imprint` in a container"
+    )
     corpus: Resources = section(Resources, "jobs that tokenize the corpus")
     plan: Resources = section(Resources, "jobs that decontaminate and plan")
     train: Resources = section(Resources, "trainings")
     eval: Resources = section(Resources, "jobs that audit and evaluate a model")
-    report: Resources = section(Resources, "jobs that write reports")
+    report: Resources = section(Resources, "jobs that write reports, and the overview of a sweep")

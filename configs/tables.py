@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -174,6 +173,8 @@ def write_table(path: Path, rows: Any, schema: pa.Schema) -> None:
 
 def write_csv(path: Path, rows: Any) -> None:
     """Write a data frame, or a list of dictionaries, as CSV, whole or not at all."""
+    import pandas as pd
+
     with atomic_file(path) as temporary:
         pd.DataFrame(rows).to_csv(temporary, index=False)
 

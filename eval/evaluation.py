@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import shutil
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,28 @@ CONTINUED = 8  # items of each kind whose continuation is shown
 SMALL = 5_000_000  # parameters of a model that gains little from a second processor thread, and on a busy machine loses much
 
 
+Copies = Mapping[tuple[str, str], int | None]  # how often each (item, variant) was seen; None where nobody knows
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What is scored: a Hugging Face folder, whose it is, and a fingerprint of its weights."""
+
+    folder: Path
+    model: str
+    step: int
+    weights: str
+
+    @staticmethod
+    def of(layout: ModelLayout, step: int) -> Checkpoint:
+        """A checkpoint of a model of ours; DataError where it is not what was written."""
+        folder = layout.checkpoint(step)
+        info = CheckpointInfo.read(folder)
+        if damaged := info.damaged(folder):
+            raise DataError(f"{folder / damaged} is damaged; it cannot be scored")
+        return Checkpoint(folder, layout.root.name, step, info.files["model.safetensors"])
+
+
 class Evaluation:
     """The items of a run, ready to be scored at the checkpoints of its models."""
 
@@ -52,10 +76,9 @@ class Evaluation:
         items: pa.Table,
         texts: pa.Table,
         assignment: pa.Table,
-        plan: pa.Table,
         tokenizer: PreTrainedTokenizerFast,
     ):
-        self.settings, self.plan, self.tokenizer = settings, plan, tokenizer
+        self.settings, self.tokenizer = settings, tokenizer
         self.items, self.assignment = items.to_pandas(), assignment.to_pandas()
         self.texts = texts.select(["item_id", "variant", "tokens"]).to_pylist()
         self._texts_of: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -66,19 +89,16 @@ class Evaluation:
 
     # -------------------------------------------------------------------------------------------- one pass a checkpoint
 
-    def score(self, layout: ModelLayout, step: int, last: bool) -> None:
+    def score(self, checkpoint: Checkpoint, scores: Path, last: bool) -> None:
         """Write the token scores of one checkpoint, unless they are there already for the same weights and texts."""
-        info = CheckpointInfo.read(layout.checkpoint(step))
-        if damaged := info.damaged(layout.checkpoint(step)):
-            raise DataError(f"{layout.checkpoint(step) / damaged} is damaged; it cannot be scored")
-        folder = layout.scores / f"step-{step:08d}"
-        identity = fingerprint([FORMAT, info.files["model.safetensors"], self.texts, self._asked(), self._passes(last)])
+        folder = scores / f"step-{checkpoint.step:08d}"
+        identity = fingerprint([FORMAT, checkpoint.weights, self.texts, self._asked(), self._passes(last)])
         if (folder / "meta.json").exists():
             if read_json(folder / "meta.json")["fingerprint"] == identity:
                 return
             shutil.rmtree(folder)
-        model = load_model(layout.checkpoint(step))
-        label = {"model": layout.root.name, "step": step}
+        model = load_model(checkpoint.folder)
+        label = {"model": checkpoint.model, "step": checkpoint.step}
         with atomic_folder(folder) as temporary:
             write_table(temporary / "tokens.parquet", self._token_rows(model, label), TOKEN_SCORES)
             write_table(temporary / "choices.parquet", self._choice_rows(model, label), CHOICE_SCORES)
@@ -154,10 +174,8 @@ class Evaluation:
 
     # -------------------------------------------------------------------------------------------- pure functions of the passes
 
-    def summarize(self, layout: ModelLayout, global_batch: int, seed: int) -> None:
-        """Derive scores.parquet and effects.parquet from the scored checkpoints and the ledger."""
-        tables = [read_table(path) for path in layout.ledgers()]
-        ledger = {s: c for table in tables for s, c in zip(table["step"].to_pylist(), table["consumed"].to_pylist(), strict=True)}
+    def summarize(self, layout: ModelLayout, seen_at: Callable[[int], Copies], seed: int) -> None:
+        """Derive scores.parquet and effects.parquet from the scored checkpoints and what had been seen at the step of each."""
         rows: list[dict[str, Any]] = []
         for folder in sorted(layout.scores.glob("step-????????")):
             step = int(folder.name[5:])
@@ -166,27 +184,29 @@ class Evaluation:
             found += answer_scores(read_table(folder / "answers.parquet").to_pylist())
             if (folder / "exposure.parquet").exists():
                 found += read_table(folder / "exposure.parquet").to_pylist()
-            seen = exposures(self.plan, ledger, step, global_batch)
+            seen = seen_at(step)
             for row in found:
                 of_item = {text["variant"]: seen[row["item_id"], text["variant"]] for text in self._texts_of[row["item_id"]]}
-                total = sum(of_item.values())
+                known = [copies for copies in of_item.values() if copies is not None]
+                total = sum(known) if known else None
                 rows.append({**row, "exposures": total, "text_exposures": of_item.get(row.get("variant"), total)})
         scores = pd.DataFrame(rows).drop(columns="variant")
-        write_table(layout.scores / "scores.parquet", scores, SCORES)
+        scores = scores.astype({"exposures": float, "text_exposures": float})  # NaN where nobody knows: a null of the table
+        write_table(layout.scores / "scores.parquet", pa.Table.from_pandas(scores, preserve_index=False), SCORES)
         table = effects(scores, self.items, self.assignment, self.settings.secret_bits, self.settings.resamples, seed)
         write_table(layout.scores / "effects.parquet", table, EFFECTS)
 
-    def continuations(self, layout: ModelLayout, step: int) -> None:
+    def continuations(self, layout: ModelLayout, checkpoint: Checkpoint) -> None:
         """The model's greedy continuation of the prompts it knows best, a few items of each kind, at one checkpoint."""
         scores = read_table(layout.scores / "scores.parquet").to_pandas()
-        own = scores[(scores["step"] == step) & (scores["metric"] == "log_prob")].merge(
+        own = scores[(scores["step"] == checkpoint.step) & (scores["metric"] == "log_prob")].merge(
             self.assignment[["item_id", "arm"]], on="item_id"
         )
         own = own.merge(self.items[["item_id", "kind"]], on="item_id").sort_values("value", ascending=False)
         places = {(item, place[0]["probe_id"]): place for item in self.items["item_id"] for place in self._verbatim(item)}
         known = [places[key][0]["bits"] > 0 or kind == "testset" for key, kind in zip(_pairs(own), own["kind"], strict=True)]
         own = own[known].groupby("item_id", sort=False).head(1).groupby("kind", sort=False).head(CONTINUED)
-        model = load_model(layout.checkpoint(step))
+        model = load_model(checkpoint.folder)
         rows = []
         for row in own.itertuples():
             probe, tokens, target = places[row.item_id, row.probe_id]
@@ -197,7 +217,7 @@ class Evaluation:
                     "probe_id": row.probe_id,
                     "kind": row.kind,
                     "arm": row.arm,
-                    "exposures": row.exposures,
+                    "exposures": None if np.isnan(row.exposures) else int(row.exposures),
                     "prompt": probe["prompt"],
                     "target": probe["target"],
                     "continuation": str(self.tokenizer.decode(emitted)).lstrip(),
@@ -214,23 +234,26 @@ class Evaluation:
                 yield probe, text["tokens"], target
 
 
-def evaluate(evaluation: Evaluation, layout: ModelLayout, global_batch: int, seed: int) -> None:
-    """Score every checkpoint of a model, then summarize."""
+def evaluate(evaluation: Evaluation, layout: ModelLayout, plan: pa.Table, global_batch: int, seed: int) -> None:
+    """Score every checkpoint of a model that was trained here, then summarize."""
     steps = layout.checkpoints()
     if not steps:
         raise DataError(f"{layout.root} holds no checkpoint to evaluate")
     with progress(f"score {layout.root.name}", "checkpoints", len(steps)) as meter:
         for step in steps:
-            evaluation.score(layout, step, last=step == steps[-1])
+            checkpoint = Checkpoint.of(layout, step)
+            evaluation.score(checkpoint, layout.scores, last=step == steps[-1])
             meter.advance(1)
-    evaluation.summarize(layout, global_batch, seed)
+    tables = [read_table(path) for path in layout.ledgers()]
+    ledger = {s: c for table in tables for s, c in zip(table["step"].to_pylist(), table["consumed"].to_pylist(), strict=True)}
+    evaluation.summarize(layout, partial(exposures, plan, ledger, global_batch=global_batch), seed)
     if evaluation.settings.extraction:
-        evaluation.continuations(layout, steps[-1])
+        evaluation.continuations(layout, checkpoint)
 
 
 def load_model(folder: Path) -> PreTrainedModel:
-    """A checkpoint, ready to be scored."""
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True)
+    """A checkpoint, ready to be scored: in fp32, whatever its weights are stored in, so that scores are the same everywhere."""
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     if model.num_parameters() < SMALL:
         torch.set_num_threads(1)
     model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]

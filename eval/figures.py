@@ -54,7 +54,7 @@ class Measured:
     """What figures are drawn from: the tables of one model, and those of its run."""
 
     items: pd.DataFrame
-    arms: pd.DataFrame  # a row an arm: arm, copies, window_start, window_end, named (not for its copies alone)
+    arms: pd.DataFrame  # a row an arm: arm, copies (NaN: unknown), window_start, window_end, named (not for its copies alone)
     assignment: pd.DataFrame
     scores: pd.DataFrame
     effects: pd.DataFrame
@@ -117,6 +117,7 @@ def extraction(measured: Measured) -> Chart | None:
     secrets = measured.effect("secret_extracted", "rate", last=True)
     secrets = secrets[secrets.kind == "all"].assign(kind="secrets")  # of any kind, with at least eval.secret_bits
     rows = pd.concat([measured.effect("extracted", "rate", last=True), secrets])
+    rows = rows[rows.copies.notna()]
     kinds = [kind for kind in [*KINDS, "secrets"] if (rows.kind == kind).any()]
     rows = rows[rows.kind.isin(kinds)]
     if rows.empty:
@@ -171,11 +172,10 @@ def emitted(measured: Measured) -> Chart | None:
 
 def exposure(measured: Measured) -> Chart | None:
     """Exposure of each canary at the last checkpoint, arm means, and the most that the randomness space allows."""
-    canaries = measured.last_scores("exposure")
+    canaries, means = measured.last_scores("exposure"), measured.effect("exposure", "mean", last=True)
+    canaries, means = canaries[canaries.copies.notna()], means[(means.kind == "canary") & means.copies.notna()]
     if canaries.empty:
         return None
-    means = measured.effect("exposure", "mean", last=True)
-    means = means[means.kind == "canary"]
     most = sorted({round(float(probe["bits"]), 2) for probe in measured.probes("canary") if probe["bits"]})
     canaries, means = (rows.assign(x=np.log2(1 + rows.copies) + 0.45 * rows.named) for rows in (canaries, means))
     scale = alt.Scale(domain=[0, max([*most, canaries.value.max()]) * 1.06], nice=False, clamp=True)  # intervals may reach beyond
@@ -293,7 +293,7 @@ def over_training(
     faded = alt.when(clicked).then(alt.value(1)).otherwise(alt.value(0.12))
     banded = alt.when(clicked, empty=rows.arm.nunique() <= MOST_BANDS).then(alt.value(0.1)).otherwise(alt.value(0))
     size = alt.Size("exposures:Q", scale=alt.Scale(type="symlog", domainMin=0, range=[14, 110]), legend=None)
-    tooltip = ["arm:N", step_tooltip(), alt.Tooltip("exposures:Q", title="copies so far", format=".3~g")]
+    tooltip = ["arm:N", step_tooltip(), alt.Tooltip("exposures:Q", title="copies seen", format=".3~g")]
     tooltip += [alt.Tooltip("value:Q", title=title, format=form), *interval_tooltip(form)]
     chart = alt.layer(
         base.transform_filter(HAS_INTERVAL).mark_area().encode(alt.Y("low:Q"), alt.Y2("high:Q"), opacity=banded),

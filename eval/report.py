@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -32,6 +32,7 @@ PROMPT_CHARACTERS = 140  # of the end of a prompt on the page
 PACKAGES = ["imprint-testbed", "torch", "transformers", "tokenizers", "lightning", "numpy", "pandas", "altair"]
 # When and how what is never inserted is inserted; the columns are the factors of an arm beside its copies.
 NEVER = {"window_start": 0.0, "window_end": 1.0, "spacing": "", "placement": "", "mode": "", "variants": ""}
+UNKNOWN = -1  # copies of items that were perhaps inserted
 UNITS = {"log_prob": "nats", "exposure": "bits"}
 FIGURES: dict[str, Callable[[Measured], Chart | None]] = {  # of one model; report.html says how to read each
     "extraction": figures.extraction,
@@ -44,6 +45,7 @@ FIGURES: dict[str, Callable[[Measured], Chart | None]] = {  # of one model; repo
     "forgetting": figures.forgetting,
     "accuracy": figures.accuracy,
 }
+OF_EXPOSURES = ["dose", "forgetting"]  # figures that tell when copies came, which of released models nobody knows
 TEXT = {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "titleColor": var("muted")}
 LINES = {"domainColor": var("grid"), "tickColor": var("grid"), "gridColor": var("grid"), "tickSize": 4, "labelPadding": 5}
 # Above the axis the title can be read without turning one's head, and takes no width on a phone.
@@ -77,28 +79,50 @@ SVG_WIDTH = 680
 VEGALITE = alt.SCHEMA_VERSION.removeprefix("v").rpartition(".")[0]  # vl_convert names versions without the patch
 
 
-def write_report(run: RunLayout, recipe: Recipe, findings: list[dict[str, Any]]) -> Path:
-    """Gather a run's tables, draw and render them; returns `report/index.html`. What a run has not measured is left out."""
+@dataclass(frozen=True)
+class Scored:
+    """Where what was measured of a model lies: the folders of its scores, and the run whose items it was scored on."""
+
+    layouts: list[ModelLayout]
+    run: RunLayout
+
+
+def write_report(
+    run: RunLayout,
+    recipe: Recipe,
+    findings: list[dict[str, Any]],
+    released: Mapping[str, Scored] | None = None,
+    described: Sequence[Mapping[str, Any]] = (),
+) -> Path:
+    """Gather a run's tables, draw and render them; returns `report/index.html`. What a run has not measured is left out.
+
+    `released`: the models by name, where they were not trained in the run; `described`: what is known of each of their revisions.
+    """
     items, assignment = table(run.items, ITEMS), table(run.assignment, ASSIGNMENT)
-    arms = arm_table(assignment)
+    scored = {name: Scored([run.model(name)], run) for name in run.models()} if released is None else released
     balance = pd.read_csv(run.balance) if run.balance.exists() else pd.DataFrame(columns=["item_set", "arm", "tokens_smd"])
-    measured = {name: read_measured(run.model(name), items, assignment, arms, recipe.train.steps) for name in run.models()}
+    measured = {name: read_measured(of_model, recipe.train.steps) for name, of_model in scored.items()}
     metrics = pd.concat([pd.DataFrame()] + [read_metrics(run.model(name)).assign(model=name) for name in measured])
     effects = pd.concat([EFFECTS.empty_table().to_pandas()] + [tables.effects for tables in measured.values()])
     memorized = {
-        name: rank_memorized(table(run.model(name).root / "continuations.parquet", CONTINUATIONS), items) for name in measured
+        name: rank_memorized(
+            joined([each.root / "continuations.parquet" for each in scored[name].layouts], CONTINUATIONS), of.items
+        )
+        for name, of in measured.items()
     }
-    drawn = draw(metrics, measured)
+    wanted = FIGURES if released is None else {name: figure for name, figure in FIGURES.items() if name not in OF_EXPOSURES}
+    drawn = draw(metrics, measured, wanted)
     panels = [panel for panels in drawn.values() for panel in panels]
     template = environment().get_template("report.html")
     page = template.render(
         recipe=recipe,
+        released=list(described),
         summary=summary(run, recipe, metrics, measured),
         findings=findings,
         item_sets=list(dict.fromkeys(items.item_set)),
         design=design_table(items, assignment, balance),
         drawn=drawn,
-        unmeasured=[name for name in FIGURES if name not in drawn],
+        unmeasured=[name for name in wanted if name not in drawn],
         charts={panel.name: panel.specification for panel in panels},
         memorized={name: shown(rows) for name, rows in memorized.items() if len(rows)},
         metrics=set(effects.metric),
@@ -127,10 +151,21 @@ def table(path: Path, schema: pa.Schema) -> pd.DataFrame:
     return (read_table(path) if path.exists() else schema.empty_table()).to_pandas()
 
 
-def read_measured(model: ModelLayout, items: pd.DataFrame, assignment: pd.DataFrame, arms: pd.DataFrame, steps: int) -> Measured:
-    scores = table(model.scores / "scores.parquet", SCORES)
-    effects = table(model.scores / "effects.parquet", EFFECTS)
-    return Measured(items=items, arms=arms, assignment=assignment, scores=scores, effects=effects, steps=steps)
+def joined(paths: Sequence[Path], schema: pa.Schema) -> pd.DataFrame:
+    """Several such tables as one."""
+    return pd.concat([table(path, schema) for path in paths], ignore_index=True)
+
+
+def read_measured(model: Scored, steps: int) -> Measured:
+    assignment = table(model.run.assignment, ASSIGNMENT)
+    return Measured(
+        items=table(model.run.items, ITEMS),
+        arms=arm_table(assignment),
+        assignment=assignment,
+        scores=joined([layout.scores / "scores.parquet" for layout in model.layouts], SCORES),
+        effects=joined([layout.scores / "effects.parquet" for layout in model.layouts], EFFECTS),
+        steps=steps,
+    )
 
 
 def read_metrics(model: ModelLayout) -> pd.DataFrame:
@@ -143,7 +178,7 @@ def parameters(run: RunLayout, model: str) -> int | None:
     """Parameters of the last checkpoint, each counted once where weights are tied; None if there is no checkpoint."""
     steps = run.model(model).checkpoints()
     count = 0
-    for path in run.model(model).checkpoint(steps[-1]).glob("*.safetensors") if steps else []:
+    for path in run.model(model).checkpoint(steps[-1]).glob("model*.safetensors") if steps else []:
         with safe_open(path, framework="numpy") as file:
             count += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
     return count or None
@@ -179,6 +214,7 @@ def design_table(items: pd.DataFrame, assignment: pd.DataFrame, balance: pd.Data
     """
     members = assignment.merge(items[["item_id", "item_set"]], on="item_id")
     members.loc[members.copies == 0, list(NEVER)] = list(NEVER.values())
+    members = members.assign(copies=members.copies.fillna(UNKNOWN).astype(int))
     told = ["arm", "copies", *NEVER]
     groups = members.groupby([*told, "item_set"])["group"].nunique().to_dict()
     smd = dict(zip(zip(balance.arm, balance.item_set, strict=True), balance.tokens_smd, strict=True))
@@ -192,16 +228,18 @@ def design_table(items: pd.DataFrame, assignment: pd.DataFrame, balance: pd.Data
 
 def _by_copies(arms: pd.DataFrame) -> pd.DataFrame:
     """Arms in the order in which they are shown; `named` are those that differ from the held-out one in more than copies."""
-    named = [not counts(arm) and copies > 0 for arm, copies in zip(arms.arm, arms.copies, strict=True)]
+    named = [not counts(arm) and copies != 0 for arm, copies in zip(arms.arm, arms.copies, strict=True)]
     return arms.assign(named=named).sort_values(["named", "copies", "arm"], kind="stable", ignore_index=True)
 
 
 def rank_memorized(continuations: pd.DataFrame, items: pd.DataFrame) -> pd.DataFrame:
-    """Targets of inserted items, the best memorized first: the extracted ones, then by log-probability; `bits` is their entropy."""
+    """Targets of items that were inserted, or may have been, the best memorized first: the extracted ones, then by log-probability;
+    `bits` is their entropy.
+    """
     pairs = zip(items.item_id, items.probes, strict=True)
     probes = [(item, probe["probe_id"], probe["bits"]) for item, probes in pairs for probe in probes]
     bits = pd.DataFrame(probes, columns=["item_id", "probe_id", "bits"])
-    inserted = continuations[continuations.exposures > 0].merge(bits, on=["item_id", "probe_id"], how="left")
+    inserted = continuations[continuations.exposures != 0].merge(bits, on=["item_id", "probe_id"], how="left")
     return inserted.sort_values(["extracted", "log_prob"], ascending=False, kind="stable", ignore_index=True)
 
 
@@ -259,21 +297,23 @@ class Panel:
     svg: str
 
 
-def draw(metrics: pd.DataFrame, measured: dict[str, Measured]) -> dict[str, list[Panel]]:
+def draw(
+    metrics: pd.DataFrame, measured: dict[str, Measured], wanted: Mapping[str, Callable[[Measured], Chart | None]]
+) -> dict[str, list[Panel]]:
     """The panels of each figure, in order: one for every model that has something to show."""
     loss = figures.loss(metrics)
     drawn = {"loss": [render("loss", "", loss)]} if loss is not None else {}
-    for name, figure in FIGURES.items():
+    for name, figure in wanted.items():
         charts = {model: figure(tables) for model, tables in measured.items()}
         panels = [render(f"{name}-{model}", model, chart) for model, chart in charts.items() if chart is not None]
         drawn |= {name: panels} if panels else {}
     return drawn
 
 
-def render(name: str, model: str, chart: Chart) -> Panel:
-    """A chart that fills the width of its container."""
+def render(name: str, model: str, chart: Chart, height: int = 300) -> Panel:
+    """A chart that fills the width of its container; its height is in pixels, without what is written around it."""
     with alt.data_transformers.enable("default", max_rows=None):
-        specification = chart.to_dict() | {"width": "container", "height": 300, "description": name, "config": STYLE}
+        specification = chart.to_dict() | {"width": "container", "height": height, "description": name, "config": STYLE}
     svg = vl_convert.vegalite_to_svg(specification | {"width": SVG_WIDTH}, vl_version=VEGALITE)
     return Panel(name, model, specification, svg)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,8 +11,11 @@ from typing import Any
 import numpy as np
 
 from configs.errors import RecipeError
-from inject.design import Cell, Phase, Shape
+from inject.design import Cell, Phase, Shape, arm_name
 from inject.items.item import Item
+from inject.items.table import RELEASED_COPIES
+
+UNKNOWN = "unknown"  # the arm of items of which nobody says how often they were inserted
 
 
 def assign(
@@ -153,3 +157,40 @@ def _assigned(item: Item, cell: Cell, shape: Shape) -> dict[str, Any]:
             for phase in cell.phases
         ],
     }
+
+
+def as_released(items: Sequence[Item]) -> list[dict[str, Any]]:
+    """Rows of the assignment table by what the data says: an arm for each number of copies, and one where it says nothing.
+
+    RecipeError where copies are no whole number, or are said of an item of several texts, as nobody knows which came how often.
+    """
+    rows: list[dict[str, Any]] = []
+    for item in items:
+        said = item.fields.get(RELEASED_COPIES)
+        copies = None
+        if said is not None:
+            copies = int(float(said)) if re.fullmatch(r"\d+(\.0+)?", said.strip()) else -1
+            if copies < 0:
+                raise RecipeError(
+                    f"insert.{item.item_set}.copies must be whole numbers, 0 or more, but {item.item_id} has {said!r}"
+                )
+            if len(item.texts) > 1:
+                raise RecipeError(
+                    f"insert.{item.item_set} has several texts of an item, but copies that say how often one was inserted; give one"
+                )
+        rows.append(
+            {
+                "item_id": item.item_id,
+                "group": item.group,
+                "arm": UNKNOWN if copies is None else arm_name(copies),
+                "copies": copies,
+                "window_start": 0.0,
+                "window_end": 1.0,
+                "spacing": "",
+                "placement": "",
+                "mode": "",
+                "variants": "",
+                "phases": [],
+            }
+        )
+    return rows

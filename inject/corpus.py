@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from transformers import PreTrainedTokenizerFast
 
 from configs.errors import DataError, RecipeError
 from configs.layout import atomic_folder, fingerprint, read_json, write_json
@@ -21,6 +20,9 @@ from inject.parts import SHARD_TOKENS, Parts, documents_file, join_parts, make_p
 from inject.source import TOKEN_ARRAYS, documents, sections, source_fingerprint
 from inject.token_arrays import describe_arrays, token_arrays
 from inject.tokenizer import load_tokenizer, tokenizer_fingerprint, train_tokenizer, vocabulary_size
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 FORMAT = 2
 OPEN_FILES = 512  # held at once; many systems allow a process 1024

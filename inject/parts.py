@@ -11,15 +11,17 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import count, islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-from transformers import PreTrainedTokenizerFast
 
 from configs.layout import atomic_folder, read_json, write_json
 from configs.progress import Meter, progress
 from inject.source import Section, with_text
 from inject.tokenizer import encode_batches, vocabulary_size
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 SHARD_TOKENS = 2**26
 PART_DOCUMENTS = 2**16  # at most, blank ones included: of web pages, about a shard

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.errors import DataError
-from configs.layout import file_fingerprint, fingerprint
+from configs.layout import file_fingerprint, fingerprint, input_fingerprint
 from configs.schema import Corpus
 from inject.hub import hub_fingerprint, hub_sections
 from inject.permutation import mix
@@ -93,11 +93,11 @@ def source_fingerprint(settings: Corpus, seed: int) -> str:
     if settings.source == "synthetic":
         made_of: list[Any] = ["synthetic", settings.documents, seed]
     elif settings.source == "stdlib":
-        made_of = ["stdlib", sys.version, [file_fingerprint(path) for path in _library_files()]]
+        made_of = ["stdlib", sys.version, _library_fingerprints()]
     elif settings.source == "hub":
         made_of = [hub_fingerprint(settings)]
     else:
-        made_of = [settings.source, settings.column, [(path.name, file_fingerprint(path)) for path in files(settings)]]
+        made_of = [settings.source, settings.column, [(path.name, input_fingerprint(path)) for path in files(settings)]]
     return fingerprint(made_of if settings.limit is None else [*made_of, settings.limit])
 
 
@@ -135,6 +135,11 @@ def _pages_of_library(paths: tuple[Path, ...]) -> Iterator[str]:
         docstrings, code = split_docstrings(source)
         yield from pages("\n\n".join(docstrings))
         yield from pages(code)
+
+
+@lru_cache(maxsize=1)  # of each point of a sweep; it does not change while this Python runs
+def _library_fingerprints() -> list[str]:
+    return [file_fingerprint(path) for path in _library_files()]
 
 
 def _library_files() -> list[Path]:

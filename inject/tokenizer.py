@@ -7,14 +7,17 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from configs.errors import DataError
-from configs.layout import file_fingerprint, fingerprint
+from configs.layout import fingerprint, input_fingerprint
 from configs.schema import Tokenizer as TokenizerSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 END_OF_TEXT = "<|endoftext|>"
 _KNOWN_ENDS = [END_OF_TEXT, "</s>", "<eos>", "<|end_of_text|>"]
@@ -22,6 +25,8 @@ _KNOWN_ENDS = [END_OF_TEXT, "</s>", "<eos>", "<|end_of_text|>"]
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
     """A byte-level BPE (Sennrich et al. 2016; Radford et al. 2019) in which every digit is a token of its own."""
+    from transformers import PreTrainedTokenizerFast
+
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -39,31 +44,34 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
     )
 
 
-def load_tokenizer(where: str | Path) -> PreTrainedTokenizerFast:
-    """A tokenizer from a tokenizer.json, a folder that holds one, or the hub (NAME or NAME@revision); it must end texts."""
+def load_tokenizer(where: str | Path, setting: str = "corpus.tokenizer") -> PreTrainedTokenizerFast:
+    """A tokenizer from a tokenizer.json, a folder that holds one, or the hub (NAME or NAME@revision); it must end texts.
+
+    `setting`: what names it in the recipe. DataError where it is none; code of the hub's is never run.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast  # which takes seconds; fingerprints need neither
+
     path = Path(where)
     if path.is_file():
         try:
             tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(path), clean_up_tokenization_spaces=False)
         except Exception as error:  # tokenizers raises nothing more special
-            raise DataError(f"corpus.tokenizer is {where}, which is no tokenizer.json: {error}") from error
+            raise DataError(f"{setting} is {where}, which is no tokenizer.json: {error}") from error
     else:
         name, _, revision = (str(where), "", "") if path.exists() else str(where).partition("@")
         try:
-            tokenizer = AutoTokenizer.from_pretrained(name, revision=revision or "main")  # type: ignore[assignment]
+            tokenizer = AutoTokenizer.from_pretrained(name, revision=revision or "main", trust_remote_code=False)  # type: ignore[assignment]
         except (OSError, ValueError) as error:
             raise DataError(
-                f"corpus.tokenizer is {where}, which is no tokenizer file or folder and could not be had from the hub"
+                f"{setting} is {where}, which is no tokenizer file or folder and could not be had from the hub"
             ) from error
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
-            raise DataError(
-                f"corpus.tokenizer is {where}, a tokenizer without a tokenizer.json; convert it to a fast tokenizer first"
-            )
+            raise DataError(f"{setting} is {where}, a tokenizer without a tokenizer.json; convert it to a fast tokenizer first")
     if tokenizer.eos_token_id is None:
         vocabulary = tokenizer.get_vocab()
         known = [token for token in _KNOWN_ENDS if token in vocabulary]
         if not known:
-            raise DataError(f"corpus.tokenizer is {where}, which has no end-of-text token; give it an eos_token")
+            raise DataError(f"{setting} is {where}, which has no end-of-text token; give it an eos_token")
         tokenizer.eos_token = known[0]
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
@@ -76,7 +84,7 @@ def tokenizer_fingerprint(settings: TokenizerSettings) -> str:
         return f"trained {settings.vocabulary}"
     path = Path(settings.path)
     files = sorted(path.glob("*token*.json")) if path.is_dir() else [path]  # tokenizer.json, and what says which token ends a text
-    return fingerprint([file_fingerprint(file) for file in files]) if path.exists() else settings.path
+    return fingerprint([input_fingerprint(file) for file in files]) if path.exists() else settings.path
 
 
 def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:

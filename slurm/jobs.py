@@ -19,21 +19,15 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from configs.errors import DataError, ImprintError, LockError, RecipeError
-from configs.layout import (
-    CheckpointInfo,
-    Lock,
-    RunLayout,
-    atomic_file,
-    file_fingerprint,
-    read_json,
-    write_json,
-)
+from configs.errors import DataError, ImprintError, LockError, RecipeError, Stopped
+from configs.layout import CheckpointInfo, RunLayout, atomic_file, file_fingerprint, read_json, write_json
+from configs.lock import Lock
 from configs.recipe import differences, load_recipe, result_settings, save_recipe
 from configs.schema import Recipe
 from configs.tables import read_table
 from slurm.fingerprints import Fingerprints
 from train.stop import Stop
+from train.world import World
 
 if TYPE_CHECKING:
     from inject.corpus import Corpus
@@ -51,7 +45,7 @@ class Job:
     work: Callable[[], None]
     record: Path
     needs: list[str]  # the jobs that must be done before
-    array: str  # the SLURM array that does it, for every point of a sweep
+    array: str  # the SLURM array that does it, for every point of a sweep; "": it is done where the arrays are submitted
     folder: Path  # of which it is the only writer
 
     def missing(self) -> str | None:
@@ -85,13 +79,24 @@ class Experiment:
     def of(root: Path, stop: Stop | None = None) -> Experiment:
         """The experiment of a run that is there."""
         if not (root / "config.yaml").exists():
+            if points := RunLayout(root).points():
+                raise RecipeError(f"{root} is a sweep; give one of its points, as {root / points[0]}, of {', '.join(points)}")
             raise RecipeError(f"{root} is not a run: it has no config.yaml; imprint run makes one, as runs/quickstart")
         return Experiment(load_recipe(root / "config.yaml"), root, stop)
+
+    @cached_property
+    def world(self) -> World:
+        """The processes that were started, and this one's place among them."""
+        return World.here()
 
     # -------------------------------------------------------------------------------------------- jobs
 
     def jobs(self) -> list[Job]:
         """All jobs in an order in which they can be done."""
+        if self.recipe.models:
+            from slurm.released import released_jobs
+
+            return released_jobs(self)
         run, marks, models = self.run, self.fingerprints, self.recipe.train.models
 
         def job(name: str, identity: str, outputs: list[Path], work: Callable[[], None], array: str, *needs: str) -> Job:
@@ -112,10 +117,8 @@ class Experiment:
             outputs, work = [run.model(model).certificate], partial(self.audit, model)
             jobs.append(job(f"audit-{model}", marks.audit(model), outputs, work, f"eval-{model}", f"train-{model}"))
         for model in models:
-            outputs, work = (
-                [run.model(model).scores / name for name in ("scores.parquet", "effects.parquet")],
-                partial(self.evaluate, model),
-            )
+            outputs = [run.model(model).scores / name for name in ("scores.parquet", "effects.parquet")]
+            work = partial(self.evaluate, model)
             jobs.append(job(f"eval-{model}", marks.eval(model), outputs, work, f"eval-{model}", f"audit-{model}"))
         page = [run.report / name for name in ("index.html", "findings.json")]
         return [*jobs, job("report", marks.report(models), page, self.report, "report", *(f"eval-{model}" for model in models))]
@@ -128,15 +131,14 @@ class Experiment:
         """
         from inject.design import cells
         from slurm.training import follow, refuse_impossible
-        from train.world import World
 
-        world = World.here()
-        cells(self.recipe.insert, self.recipe.train.steps)
+        if not self.recipe.models:
+            cells(self.recipe.insert, self.recipe.train.steps)
         self.refuse_other_settings()
         jobs = self.upto(stage)
         if any(job.name.startswith("train-") and job.missing() for job in jobs):
-            refuse_impossible(self.recipe, world)
-        if not world.leads:
+            refuse_impossible(self.recipe, self.world)
+        if not self.world.leads:
             follow(self, stage)
             return False
         with self.folder():
@@ -147,24 +149,33 @@ class Experiment:
     def do(self, names: Sequence[str]) -> None:
         """Do jobs by their names, and no others: what SLURM's tasks call. DataError where what they need is not done."""
         from slurm.training import refuse_impossible
-        from train.world import World
 
-        world, jobs = World.here(), {job.name: job for job in self.jobs()}
+        jobs = {job.name: job for job in self.jobs()}
         for name in names:
             if name not in jobs:
                 raise RecipeError(f"{self.run.root} has no job {name!r}; it has: {', '.join(jobs)}")
         self.refuse_other_settings()
         for name in names:
-            for need in jobs[name].needs:
-                if reason := jobs[need].missing():
-                    raise DataError(f"{name} needs the job {need}, of which {self.run.root} says: {reason}")
+            for need in (jobs[need] for need in jobs[name].needs):
+                if need.name == "corpus" and need.missing() and self.world.leads and need.outputs[0].exists():
+                    self._do(need)  # another point of the sweep, or another run, has made it
+                if reason := need.missing():
+                    raise DataError(f"{name} needs the job {need.name}, of which {self.run.root} says: {reason}")
             trains = name.startswith("train-")
             if trains and jobs[name].missing():
-                refuse_impossible(self.recipe, world)
-            if world.leads:
+                refuse_impossible(self.recipe, self.world)
+            if self.world.leads:
                 self._do(jobs[name])
             elif trains and jobs[name].missing():
                 jobs[name].work()
+
+    def prepare(self) -> None:
+        """Do the jobs of no SLURM array, before the arrays are submitted: nodes often can't reach the hub."""
+        self.refuse_other_settings()
+        with self.folder():
+            for job in self.jobs():
+                if not job.array:
+                    self._do(job)
 
     @contextmanager
     def folder(self) -> Iterator[None]:
@@ -180,13 +191,13 @@ class Experiment:
                 f"{error.filename} can't be written ({error.strerror}); choose other folders with runs= and cache="
             ) from error
         try:
-            with Lock(self.run.root), atomic_file(self.run.config) as temporary:
+            with Lock(self.run.root, self.world.scheduled), atomic_file(self.run.config) as temporary:
                 save_recipe(self.recipe, temporary)
             yield
-        except LockError:  # whoever is refused the lock must not touch the folder
+        except (LockError, Stopped):  # whoever is refused the lock must not touch the folder, and what was stopped goes on in it
             raise
         except ImprintError:
-            if fresh and not self.run.models():  # refused before anything was trained: leave nothing
+            if fresh and not self.run.models() and not any(self.run.root.glob("*/scores")):  # refused before there is anything
                 shutil.rmtree(self.run.root)
             raise
 
@@ -197,20 +208,28 @@ class Experiment:
             return jobs
         if stage == "decontaminate":
             self._refuse_off()
-        last = max(i for i, job in enumerate(jobs) if job.name.split("-")[0] == stage)
-        return jobs[: last + 1]
+        stages = [job.name.split("-")[0] for job in jobs]
+        if stage not in stages:
+            own = ", ".join(dict.fromkeys(stages))
+            raise RecipeError(f"{stage} is no job of {self.recipe.name}, which scores models that exist; its jobs are: {own}")
+        return jobs[: len(stages) - stages[::-1].index(stage)]
 
     def _decontaminated_corpus(self) -> list[Path]:
         """The description of the corpus that decontamination left to train of, once that is known."""
         path = self.run.decontaminated
         return [self.cache / read_json(path)["corpus"] / "meta.json"] if path.exists() else []
 
+    def _refuse_untrained(self, stage: str) -> None:
+        if self.recipe.models:
+            self.upto(stage)
+
     def _refuse_off(self) -> None:
         if self.recipe.decontaminate.policy == "none":
             raise RecipeError("decontaminate.policy is none; set it to fail, report, documents or redraw")
 
     def _do(self, job: Job) -> None:
-        with nullcontext() if job.name.startswith("train-") else Lock(job.folder):  # training holds a lock of its own
+        own = job.name.startswith("train-")  # training holds a lock of its own
+        with nullcontext() if own else Lock(job.folder, self.world.scheduled):
             self._do_alone(job)
 
     def _do_alone(self, job: Job) -> None:
@@ -252,6 +271,7 @@ class Experiment:
     def make_corpus(self, shard: tuple[int, int] | None = None) -> None:
         from inject.corpus import build_corpus
 
+        self._refuse_untrained("corpus")
         folder = self.cache / self.fingerprints.corpus
         if (folder / "meta.json").exists():
             print(f"  found in {folder.parent}", flush=True)
@@ -278,6 +298,7 @@ class Experiment:
     def decontaminate(self, shard: tuple[int, int] | None = None) -> None:
         from slurm.decontamination import decontaminate
 
+        self._refuse_untrained("decontaminate")
         self._refuse_off()
         outcome = decontaminate(self.recipe, self.base_corpus, self.cache, shard)
         if outcome:
@@ -309,23 +330,10 @@ class Experiment:
 
     def preview(self) -> tuple[Drawn, Callable[[], str]]:
         """What is to be inserted, drawn in memory; and a check that places it, too, and says what remained unchecked."""
-        from inject.corpus import corpus_tokenizer
-        from slurm.planning import draw, place
+        from slurm.planning import preview
 
-        folder = self.cache / self.fingerprints.corpus
-        corpus = self.base_corpus if (folder / "meta.json").exists() else None
-        tokenizer = corpus.tokenizer if corpus else corpus_tokenizer(self.recipe.corpus, self.recipe.seed, folder)
-        drawn = draw(self.recipe, tokenizer)
-
-        def check() -> str:
-            if corpus is None and any(row["placement"] == "boundary" for row in drawn.assignment):
-                return "The corpus is not tokenized yet: whether it is long enough, and has room at boundaries, was not checked."
-            place(drawn, self.recipe, corpus)
-            if corpus is None:
-                return "Everything fits a corpus that is long enough; this one is not tokenized yet, so that was not checked."
-            return "Everything fits."
-
-        return drawn, check
+        self._refuse_untrained("plan")
+        return preview(self.recipe, self.cache / self.fingerprints.corpus)
 
     def plan_of(self, model: str) -> pa.Table:
         """The occurrences in a model's stream: all, none (standard), or all but those of one item set (without-SET)."""
@@ -373,24 +381,14 @@ class Experiment:
             raise DataError(f"what {model} was trained on is not what was planned; see {self.run.model(model).certificate}")
 
     def evaluate(self, model: str) -> None:
-        from eval.evaluation import Evaluation, evaluate
+        from slurm.measuring import evaluate_model
 
-        run = self.run
-        items, texts, assignment = (read_table(path) for path in (run.items, run.texts, run.assignment))
-        evaluation = Evaluation(self.recipe.eval, items, texts, assignment, self.plan_of(model), self.corpus.tokenizer)
-        evaluate(evaluation, run.model(model), self.recipe.train.global_batch, self.recipe.seed_for("assignment"))
+        evaluate_model(self, model)
 
     def report(self) -> None:
-        import pandas as pd
+        from slurm.measuring import write_page
 
-        from eval.findings import findings
-        from eval.report import write_report
-
-        models = self.recipe.train.models
-        model = "perturbed" if "perturbed" in models else models[0]
-        effects = [read_table(self.run.model(model).scores / "effects.parquet").to_pandas() for model in self.recipe.train.models]
-        items, assignment = (read_table(path).to_pandas() for path in (self.run.items, self.run.assignment))
-        write_report(self.run, self.recipe, findings(pd.concat(effects), items, assignment, model))
+        write_page(self)
 
     def findings(self) -> list[dict[str, Any]]:
         path = self.run.report / "findings.json"

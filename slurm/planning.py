@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -17,7 +17,7 @@ from configs.schema import Recipe
 from configs.tables import ASSIGNMENT, ITEMS, PLAN, TEXTS, read_table, write_csv, write_table
 from inject.assignment import assign
 from inject.balance import balance, demand, power
-from inject.corpus import Corpus
+from inject.corpus import Corpus, corpus_tokenizer
 from inject.design import Shape, cells
 from inject.hub import pinned_model
 from inject.items.item import Item, Material
@@ -100,6 +100,25 @@ def place(drawn: Drawn, recipe: Recipe, corpus: Corpus | None) -> pa.Table:
     lengths = Lengths.of(_lengths(drawn.texts), [item.item_id for item in drawn.items])
     item_sets = [item.item_set for item in drawn.items]
     return make_plan(drawn.assignment, item_sets, lengths, drawn.places, board, recipe.seed_for("placement"))
+
+
+def preview(recipe: Recipe, folder: Path) -> tuple[Drawn, Callable[[], str]]:
+    """What is to be inserted in the corpus that has, or will have, this folder; and a check that places it, too, and says what
+    remained unchecked.
+    """
+    corpus = Corpus(folder) if (folder / "meta.json").exists() else None
+    tokenizer = corpus.tokenizer if corpus else corpus_tokenizer(recipe.corpus, recipe.seed, folder)
+    drawn = draw(recipe, tokenizer)
+
+    def check() -> str:
+        if corpus is None and any(row["placement"] == "boundary" for row in drawn.assignment):
+            return "The corpus is not tokenized yet: whether it is long enough, and has room at boundaries, was not checked."
+        place(drawn, recipe, corpus)
+        if corpus is None:
+            return "Everything fits a corpus that is long enough; this one is not tokenized yet, so that was not checked."
+        return "Everything fits."
+
+    return drawn, check
 
 
 def write(drawn: Drawn, plan: pa.Table, run: RunLayout) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 
 from configs.errors import ImprintError, RecipeError
-from configs.layout import Lock
+from configs.lock import Lock
 from configs.schema import Recipe
 from configs.tables import read_table
 from slurm.jobs import Experiment
@@ -19,11 +19,12 @@ FOLLOWER_SECONDS = 120  # that a process waits for one that leads and shows no s
 def train_model(experiment: Experiment, model: str) -> None:
     """Train a model, with further processes on this machine where `train.devices` asks for them and no launcher started any."""
     world, devices = World.here(), experiment.recipe.train.devices
-    if world.size == 1 and devices > 1:
-        with start(devices, ["-P", "-m", "slurm.worker", str(experiment.run.root.resolve()), model]) as world:
+    with experiment.stop:
+        if world.size == 1 and devices > 1:
+            with start(devices, ["-P", "-m", "slurm.worker", str(experiment.run.root.resolve()), model]) as leading:
+                _train(experiment, model, replace(leading, scheduled=world.scheduled))
+        else:
             _train(experiment, model, world)
-    else:
-        _train(experiment, model, world)
 
 
 def _train(experiment: Experiment, model: str, world: World) -> None:
@@ -49,7 +50,7 @@ def _train(experiment: Experiment, model: str, world: World) -> None:
         plan=marks.plan if model != "standard" else "",
         config=marks.train(model),
     )
-    train(trajectory, experiment.run.model(model), experiment.cache, world)
+    train(trajectory, experiment.run.model(model), experiment.cache, world, experiment.stop)
 
 
 def refuse_impossible(recipe: Recipe, world: World) -> None:

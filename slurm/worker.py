@@ -11,7 +11,8 @@ import signal
 import sys
 from pathlib import Path
 
-from slurm.jobs import Experiment
+from configs.errors import Stopped
+from train.stop import STOPPED, Stop
 
 PR_SET_PDEATHSIG = 1  # of Linux's prctl(2)
 
@@ -22,7 +23,13 @@ def main(run: str, model: str) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         sys.exit(1)
-    Experiment.of(Path(run)).train(model)
+    with Stop() as stop:  # before what takes seconds to import
+        from slurm.jobs import Experiment
+
+        try:
+            Experiment.of(Path(run), stop).train(model)
+        except Stopped:  # told by the leading process
+            sys.exit(STOPPED)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ README = (REPOSITORY / "README.md").read_text()
 def test_every_file_of_the_code_has_its_line() -> None:
     tracked = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.split()
     code = {path for path in tracked if path.endswith((".py", ".html", ".yaml")) and not path.startswith("tests/")}
-    listed = set(re.findall(r"^\| `([\w/]+\.(?:py|html|yaml))` \|", README, re.MULTILINE))
+    listed = set(re.findall(r"^\| `([\w/-]+\.(?:py|html|yaml))` \|", README, re.MULTILINE))
     assert listed == {path for path in code if not path.endswith("__init__.py") and not path.startswith("configs/released/")}
     assert "| `configs/released/*.yaml` |" in README
 

@@ -35,6 +35,7 @@ class Step(NamedTuple):
     applied: bool
     grad_norm: float  # before clipping
     loss: float  # mean over the labels of all rows of the step, nats
+    asked: bool  # whether any process was asked to end
 
 
 class Autocast(torch.nn.Module):
@@ -109,7 +110,7 @@ class Engine(ABC):
         forward = Autocast(objective, self.device.type, LOW_PRECISION.get(execution.precision))
         self.wrapped, self.optimizer = fabric.setup(forward, optimizer)
         self.wrapped.train()
-        self._loss = torch.zeros((), device=self.device)
+        self._sums = torch.zeros(2, device=self.device)  # over all processes: the step's loss, and how many were asked to end
 
     @property
     def device(self) -> torch.device:
@@ -125,19 +126,24 @@ class Engine(ABC):
 
     def backward(self, loss: Tensor, last: bool) -> None:
         """Add the gradient of `loss`, a part of the step's loss; `last` marks the part that completes it on this process."""
-        self._loss += loss.detach()
+        self._sums[0].add_(loss.detach())
         # the strategies average gradients over processes; a step's loss is a sum over them
         self._backward(loss * self.world.size, last)
 
-    def step(self, learning_rate: float) -> Step:
-        """Apply the gradient if it is admitted. Loss and norm come from the device in one transfer; DeepSpeed makes others."""
+    def step(self, learning_rate: float, asked: bool = False) -> Step:
+        """Apply the gradient if it is admitted. `asked`: whether this process was asked to end, which all learn from the outcome.
+
+        Loss, norm and that come from the device in one transfer; DeepSpeed makes others.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
+        if asked:
+            self._sums[1].fill_(1)
         if self.world.size > 1:
-            dist.all_reduce(self._loss)
+            dist.all_reduce(self._sums)
         outcome = self._step()
         self.scale.update(outcome.applied or _finite(outcome))
-        self._loss = torch.zeros((), device=self.device)
+        self._sums.zero_()
         return outcome
 
     def total(self, count: int) -> int | Tensor:
@@ -205,14 +211,14 @@ class Replicated(Engine):
         if self.scale.dynamic:
             torch._foreach_mul_(gradients, 1 / self.scale.value)
         norm = torch.nn.utils.get_total_norm(gradients)
-        loss, grad_norm = torch.stack([self._loss, norm]).tolist()
+        loss, asked, grad_norm = torch.cat([self._sums, norm.reshape(1)]).tolist()
         applied = self.admits(loss, grad_norm)
         if applied:
             if self.settings.clip:
                 torch.nn.utils.clip_grads_with_norm_(parameters, self.settings.clip, norm)
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return Step(applied, grad_norm, loss)
+        return Step(applied, grad_norm, loss, asked > 0)
 
     def weights(self) -> dict[str, Tensor]:
         if not self.world.leads:
@@ -261,6 +267,8 @@ def connected(settings: Train, world: World) -> Iterator[Fabric]:
     for name in ("lightning.fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)  # they count the processes aloud
     before, connected_before = dict(os.environ), dist.is_initialized()
+    if world.interface:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", world.interface)
     strategy: Strategy
     if settings.strategy == "single":
         strategy = SingleDeviceStrategy(device)

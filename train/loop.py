@@ -12,8 +12,9 @@ import torch
 from lightning.fabric import Fabric
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from configs.errors import ImprintError
-from configs.layout import CheckpointInfo, Lock, ModelLayout, remove_leftovers
+from configs.errors import ImprintError, Stopped
+from configs.layout import CheckpointInfo, ModelLayout, remove_leftovers, write_json
+from configs.lock import Lock
 from configs.progress import progress
 from configs.schema import Model, Train
 from inject.stream import Stream, row_digests
@@ -29,6 +30,7 @@ from train.model import build_model, prepare, started_moments
 from train.objective import Objective
 from train.schedule import learning_rate
 from train.spikes import Guard
+from train.stop import Stop
 from train.world import World
 
 
@@ -48,26 +50,32 @@ class Trajectory:
     config: str
 
 
-def train(trajectory: Trajectory, layout: ModelLayout, cache: Path, world: World) -> None:
+def train(trajectory: Trajectory, layout: ModelLayout, cache: Path, world: World, stop: Stop) -> None:
     """Train a model to its last step, from its newest resume state if there is one; all processes of `world` call this.
 
-    The leading one writes all files.
+    The leading one writes all files. Where `stop` of any process is asked, all raise Stopped after the step they are in, once the
+    state is saved and the lock is free.
     """
     settings = shared_out(trajectory.train, world)
-    with connected(settings, world) as fabric, ExitStack() as held:
-        settled: tuple[Execution, Path | None] | None = None
-        with together(fabric):
-            if world.leads:
-                held.enter_context(Lock(layout.root))
-                for folder in (layout.root, layout.states, layout.checkpoint(0).parent):
-                    remove_leftovers(folder)
-                settled = _settle(trajectory, settings, world, layout, cache), newest_state(layout)
-        execution, state = fabric.broadcast(settled)
-        training = Training(trajectory, settings, layout, fabric, execution, world, state)
-        try:
-            training.run()
-        finally:
-            training.engine.close()
+    with connected(settings, world) as fabric:
+        with ExitStack() as held:
+            settled: tuple[Execution, Path | None] | None = None
+            with together(fabric):
+                if world.leads:
+                    held.enter_context(Lock(layout.root, patient=world.scheduled))
+                    layout.stopped.unlink(missing_ok=True)
+                    for folder in (layout.root, layout.states, layout.checkpoint(0).parent):
+                        remove_leftovers(folder)
+                    settled = _settle(trajectory, settings, world, layout, cache), newest_state(layout)
+            execution, state = fabric.broadcast(settled)
+            training = Training(trajectory, settings, layout, fabric, execution, world, state, stop)
+            try:
+                stopped = training.run()
+            finally:
+                training.engine.close()
+        if stopped:
+            fabric.barrier()  # a launcher ends the others when one process has ended: none may before the lock is free
+            raise Stopped(stopped)
 
 
 class Training:
@@ -82,8 +90,9 @@ class Training:
         execution: Execution,
         world: World,
         state: Path | None,
+        stop: Stop,
     ):
-        self.trajectory, self.settings, self.layout, self.world = trajectory, settings, layout, world
+        self.trajectory, self.settings, self.layout, self.world, self.stop = trajectory, settings, layout, world, stop
         self.stream = trajectory.stream
         model, moments, trainer, self.first = new_model(trajectory), {}, {}, 0
         if state is None:
@@ -121,25 +130,35 @@ class Training:
             devices = f" on {world.size} {fabric.device.type} devices" if world.size > 1 else ""
             how = f"{execution.precision}, {settings.strategy}{devices}, {execution.threads} thread(s)"
             print(f"  {trajectory.name}: {how}" + (f", from step {self.first:,}" if self.first else ""))
-            for line in filter(
-                None, [peak.told if peak.flops or fabric.device.type == "cuda" else "", told(settings, len(self.held_out))]
-            ):
-                print(f"  {line}")
+            lines = [
+                started(trajectory.model, bool(moments)) if state is None else missing(layout, self.milestones, self.first),
+                peak.told if peak.flops or fabric.device.type == "cuda" else "",
+                told(settings, len(self.held_out)),
+            ]
+            for line in filter(None, lines):
+                print(f"  {line}", flush=True)
 
-    def run(self) -> None:
+    def run(self) -> str | None:
+        """Take the steps that are left, or those until all processes agree to stop: then a sentence that says so."""
         settings = self.settings
         shown = progress(f"train {self.trajectory.name}", "steps", settings.steps, done=self.first, shown=self.world.leads)
         with self.metrics as metrics, shown as meter:
             if self.first == 0:
                 self._save(0)
             for step in range(self.first, settings.steps):
-                note = self.step(step)
+                note, asked = self.step(step)
+                stopping = asked and step + 1 < settings.steps
                 with metrics.aside():
-                    self._save(step + 1)
+                    self._save(step + 1, stopping)
                 meter.advance(1, note)
+                if stopping:
+                    break
+            else:
+                return None
+        return self._stopped(step + 1)
 
-    def step(self, step: int) -> str | None:
-        """Take one step, from its rows to its line in the ledger; what there is to say of it, if anything."""
+    def step(self, step: int) -> tuple[str | None, bool]:
+        """Take one step, from its rows to its line in the ledger; what there is to say of it, if anything, and whether to stop."""
         settings, batch = self.settings, self.settings.global_batch
         share = batch // self.world.size  # rows of a step that are this process's
         numbers = step * batch + self.world.rank * share + np.arange(share)
@@ -148,13 +167,27 @@ class Training:
         accumulate(self.engine, rows.tokens, rows.label_mask, numbers, labels, settings)
         digests = row_digests(rows.tokens, rows.label_mask)  # while the device computes
         rate = learning_rate(settings, step)
-        applied, grad_norm, loss = self.engine.step(rate)
+        applied, grad_norm, loss, asked = self.engine.step(rate, self.stop.asked is not None)
         self.ledger.add(step, rate, applied, digests)
-        return self.metrics.taken(step, loss, rate, grad_norm, applied, self.guard.reason)
+        return self.metrics.taken(step, loss, rate, grad_norm, applied, self.guard.reason), asked
 
-    def _save(self, step: int) -> None:
-        """Leave a checkpoint and a resume state where the schedule has one; see train/checkpoint.py on why in this order."""
-        kept, resumed = self.milestones.keeps(step), self.milestones.resumes(step)
+    def _stopped(self, step: int) -> str:
+        """Record that training stopped before `step`; a sentence that says so, the same on every process."""
+        asked, sentence = self.engine.gather(self.stop.asked), ""
+        with together(self.engine.fabric):
+            if asked is not None:
+                signal, steps = next(name for name in asked if name), self.settings.steps
+                write_json(self.layout.stopped, {"step": step, "steps": steps, "signal": signal})
+                sentence = f"{self.trajectory.name} stopped at step {step:,} of {steps:,}, as {signal} asked; its state is saved, "
+                sentence += "and run again it goes on"
+        return str(self.engine.fabric.broadcast(sentence))
+
+    def _save(self, step: int, stopping: bool = False) -> None:
+        """Leave a checkpoint and a resume state where the schedule has one, and a state where training stops.
+
+        See train/checkpoint.py on why in this order.
+        """
+        kept, resumed = self.milestones.keeps(step), self.milestones.resumes(step) or stopping
         if not (kept or resumed):
             return
         with together(self.engine.fabric):
@@ -188,6 +221,27 @@ def accumulate(
         chosen = slice(start, start + micro_batch)
         parts = (engine.send(torch.from_numpy(part[chosen])) for part in (tokens, label_mask, numbers))
         engine.backward(engine.loss(*parts) / labels, last=start == starts[-1])
+
+
+def started(model: Model, averages: bool) -> str:
+    """What training starts from, if from a model that exists."""
+    if model.start is None:
+        return ""
+    if averages:
+        return f"starts from {model.start}, with the optimizer's averages of its training"
+    return f"starts from {model.start}, which holds no averages of an optimizer: AdamW's begin at zero"
+
+
+def missing(layout: ModelLayout, milestones: Milestones, first: int) -> str:
+    """Which checkpoints that were left before step `first` are not there any more, if any."""
+    there = set(layout.checkpoints())
+    gone = [step for step in milestones.kept if step <= first and step not in there]
+    if not gone:
+        return ""
+    return (
+        f"checkpoints that were kept are missing, {len(gone)} up to step {first:,}: {', '.join(f'{step:,}' for step in gone[:8])}"
+        f"{', ...' if len(gone) > 8 else ''}; training goes on behind them and does not make them again"
+    )
 
 
 def new_model(trajectory: Trajectory) -> PreTrainedModel:

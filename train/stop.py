@@ -7,6 +7,7 @@ from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
+STOPPED = 75  # exit status of a training that was stopped and goes on when it is run again: EX_TEMPFAIL of sysexits.h
 
 
 class Stop:
@@ -22,7 +23,8 @@ class Stop:
 
     def __exit__(self, *_: Any) -> None:
         for number, handler in zip(SIGNALS, self._before.pop(), strict=True):
-            signal.signal(number, handler)
+            # None is a handler that was not set by Python, which Python cannot set again
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        self.asked = signal.Signals(number).name
+        self.asked = self.asked or signal.Signals(number).name  # the first: SLURM follows a warning with SIGTERM

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -16,9 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from configs.errors import ImprintError
+from configs.errors import ImprintError, Stopped
+from train.stop import STOPPED
 
 STUCK_SECONDS = 20  # that this process may take to see by itself that another has failed
+SIOCGIFADDR = 0x8915  # of Linux's netdevice(7): the address of a network interface
 Other = tuple[subprocess.Popen, TextIO]  # a process started here, and what it says
 
 
@@ -32,6 +35,8 @@ class World:
     local_size: int = 1
     address: str = "127.0.0.1"  # where rank 0 listens
     port: int = 29_500
+    interface: str = ""  # network interface that reaches the other nodes; empty: left to the libraries
+    scheduled: bool = False  # within a SLURM job, where nobody stands by to try again
 
     @staticmethod
     def here(environment: Mapping[str, str] = os.environ) -> World:
@@ -39,6 +44,7 @@ class World:
 
         Within an sbatch script or salloc, outside srun, SLURM's variables tell of the allocation: there a process is alone.
         """
+        scheduled = "SLURM_JOB_ID" in environment
         if "RANK" in environment and "WORLD_SIZE" in environment:
             return World(
                 rank=int(environment["RANK"]),
@@ -47,24 +53,30 @@ class World:
                 local_size=int(environment.get("LOCAL_WORLD_SIZE", 1)),
                 address=environment.get("MASTER_ADDR", "127.0.0.1"),
                 port=int(environment.get("MASTER_PORT", 29_500)),
+                scheduled=scheduled,
             )
         if int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
             tasks = _tasks_of_nodes(environment["SLURM_STEP_TASKS_PER_NODE"])
-            # a node's name need not be that of its host: a step on one node needs neither
-            address = first_host(environment["SLURM_STEP_NODELIST"]) if len(tasks) > 1 else "127.0.0.1"
+            address, launcher = "127.0.0.1", ""  # where srun runs: in an sbatch script on the first node
+            if len(tasks) > 1:  # a step on one node needs no names
+                launcher = environment.get("SLURM_LAUNCH_NODE_IPADDR", "")
+                address = _first_address(environment["SLURM_STEP_NODELIST"], launcher)
+            address = environment.get("MASTER_ADDR") or address
             return World(
                 rank=int(environment["SLURM_PROCID"]),
                 size=int(environment["SLURM_STEP_NUM_TASKS"]),
                 local_rank=int(environment["SLURM_LOCALID"]),
                 local_size=tasks[int(environment["SLURM_NODEID"])],
-                address=environment.get("MASTER_ADDR") or address,
+                address=address,
                 # steps of one job may run side by side
                 port=int(
                     environment.get("MASTER_PORT")
                     or 15_000 + int(environment["SLURM_JOB_ID"] + environment["SLURM_STEP_ID"]) % 16_384
                 ),
+                interface=interface_to(address, launcher),
+                scheduled=scheduled,
             )
-        return World(port=free_port())
+        return World(port=free_port(), scheduled=scheduled)
 
     @property
     def leads(self) -> bool:
@@ -106,6 +118,50 @@ def first_host(nodes: str) -> str:
     return re.sub(r"\[(\w+)[^\]]*\]", r"\1", first[0])
 
 
+def _first_address(nodes: str, launcher: str) -> str:
+    """Where the first of SLURM's nodes is reached: by its name, or, where that is not its host's, at the launcher's address."""
+    name = first_host(nodes)
+    try:
+        socket.getaddrinfo(name, None)
+    except OSError:
+        return launcher or name
+    return name
+
+
+def interface_to(*addresses: str) -> str:
+    """The network interface from which the first of the addresses that is not this host itself is reached; empty if none is found.
+
+    gloo takes the one that the host's own name leads to, which is often 127.0.1.1 or nothing at all. Where all addresses lead to
+    this host, its loopback: then the nodes are one machine.
+    """
+    found = [interface for interface in map(_interface, filter(None, addresses)) if interface]
+    return next((interface for interface in found if interface != "lo"), next(iter(found), ""))
+
+
+def _interface(address: str) -> str:
+    """The interface from which an address is reached; empty where it is unknown."""
+    if sys.platform != "linux":
+        return ""
+    import fcntl  # there is none on Windows
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((address, 9))  # of a datagram socket: only looks up the route
+        except OSError:
+            return ""
+        own = probe.getsockname()[0]
+        if own.startswith("127."):
+            return "lo"
+        for _, name in socket.if_nameindex():
+            try:
+                answer = fcntl.ioctl(probe, SIOCGIFADDR, struct.pack("256s", name.encode()))
+            except OSError:  # an interface without an address
+                continue
+            if socket.inet_ntoa(answer[20:24]) == own:
+                return name
+    return ""
+
+
 @contextmanager
 def start(size: int, command: list[str]) -> Iterator[World]:
     """Start `size` - 1 further processes of `command` on this machine and be their rank 0 within the block.
@@ -132,6 +188,11 @@ def start(size: int, command: list[str]) -> Iterator[World]:
             process.wait(60)
         if failure := _failure(others):
             raise ImprintError(failure)
+    except Stopped:  # as all agreed: the others end by themselves, too
+        left.set()
+        for process, _ in others:
+            process.wait(60)
+        raise
     except Exception as error:
         if isinstance(error, ImprintError):
             raise
@@ -178,7 +239,7 @@ def _failure(others: list[Other], seconds: float = 0) -> str | None:
     end = time.monotonic() + seconds
     while True:
         for rank, (process, words) in enumerate(others, 1):
-            if status := process.poll():
+            if (status := process.poll()) and status != STOPPED:
                 ended = f"ended with status {status}" if status > 0 else f"was killed by signal {-status}"
                 return f"process {rank} of {len(others) + 1} {ended}: {_last_words(words)}"
         if time.monotonic() >= end:

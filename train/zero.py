@@ -75,8 +75,8 @@ class Sharded(Engine):
         return self._decided
 
     def _decide(self, norm: float | Tensor) -> Step:
-        loss, grad_norm = torch.stack([self._loss, torch.as_tensor(norm, device=self.device)]).tolist()
-        return Step(self.admits(loss, grad_norm), grad_norm, loss)
+        loss, asked, grad_norm = torch.cat([self._sums, torch.as_tensor(norm, device=self.device).reshape(1)]).tolist()
+        return Step(self.admits(loss, grad_norm), grad_norm, loss, asked > 0)
 
     def _admitted(self) -> bool:
         """Asked by the optimizer for each group of parameters, with the norm known: decided with the first."""

@@ -1,16 +1,13 @@
-import json
 import os
 import socket
-import subprocess
-import sys
 import time
 from dataclasses import replace
 
 import pytest
 
 from configs import layout
-from configs.errors import DataError, ImprintError
-from configs.layout import CheckpointInfo, Lock, ModelLayout, RunLayout, atomic_file, atomic_folder, fingerprint
+from configs.errors import DataError
+from configs.layout import CheckpointInfo, ModelLayout, RunLayout, atomic_file, atomic_folder, fingerprint
 
 # ------------------------------------------------------------------------------------------------ atomic writes
 
@@ -125,6 +122,30 @@ def test_the_fingerprint_of_a_file_is_that_of_its_bytes(tmp_path):
     assert layout.file_fingerprint(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
+def test_an_input_is_read_again_where_it_has_changed_and_only_then(tmp_path, monkeypatch):
+    read = []
+    fingerprint = layout.file_fingerprint
+    monkeypatch.setattr(layout, "file_fingerprint", lambda path: read.append(path) or fingerprint(path))
+    path = tmp_path / "input"
+    path.write_text("one")
+    os.utime(path, (time.time() - 60,) * 2)
+    assert layout.input_fingerprint(path) == layout.input_fingerprint(path) == fingerprint(path)
+    assert len(read) == 1
+    path.write_text("two")
+    assert layout.input_fingerprint(path) == fingerprint(path)
+
+
+def test_an_input_that_was_written_just_now_may_be_written_again_in_the_same_instant(tmp_path):
+    path = tmp_path / "input"
+    path.write_text("one")
+    now = time.time_ns()
+    os.utime(path, ns=(now, now))
+    before = layout.input_fingerprint(path)
+    path.write_text("two")
+    os.utime(path, ns=(now, now))
+    assert layout.input_fingerprint(path) != before
+
+
 def test_the_fingerprint_of_a_folder_follows_the_names_and_bytes_of_its_files_but_hidden_ones(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "b.txt").write_text("one")
@@ -146,91 +167,6 @@ def test_contents_follow_the_files_that_settings_name_at_any_depth(tmp_path):
     assert list(before) == [str(tmp_path / "rows.jsonl"), str(tmp_path)]
     (tmp_path / "rows.jsonl").write_text("two")
     assert all(layout.contents(settings)[path] != before[path] for path in before)
-
-
-# ------------------------------------------------------------------------------------------------ the lock
-
-
-def held_by(folder, host, process, seconds_ago=0.0):
-    path = folder / "lock.json"
-    path.write_text(json.dumps({"host": host, "process": process}))
-    os.utime(path, (time.time() - seconds_ago,) * 2)
-
-
-def dead_process() -> int:
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
-
-
-def test_a_lock_names_its_holder_and_is_gone_afterwards(tmp_path):
-    with Lock(tmp_path / "run") as lock:
-        assert json.loads(lock.path.read_text()) == {"host": socket.gethostname(), "process": os.getpid()}
-    assert list((tmp_path / "run").iterdir()) == []
-
-
-def test_a_lock_is_gone_when_the_work_fails(tmp_path):
-    def fail():
-        with Lock(tmp_path):
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        fail()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_lock_of_a_living_process_is_refused(tmp_path):
-    held_by(tmp_path, socket.gethostname(), os.getppid(), seconds_ago=layout.HEARTBEAT_SECONDS - 10)
-    with pytest.raises(ImprintError, match=rf"being written by process {os.getppid()} on {socket.gethostname()}"):
-        Lock(tmp_path).__enter__()
-    assert json.loads((tmp_path / "lock.json").read_text())["process"] == os.getppid()
-
-
-def test_a_silent_lock_is_taken_over_although_its_number_belongs_to_a_living_process(tmp_path):
-    held_by(tmp_path, socket.gethostname(), os.getppid(), seconds_ago=layout.HEARTBEAT_SECONDS + 10)
-    with Lock(tmp_path) as lock:
-        assert json.loads(lock.path.read_text())["process"] == os.getpid()
-
-
-def test_a_lock_of_a_dead_process_is_taken_over(tmp_path):
-    held_by(tmp_path, socket.gethostname(), dead_process())
-    with Lock(tmp_path) as lock:
-        assert json.loads(lock.path.read_text())["process"] == os.getpid()
-
-
-def test_a_lock_of_another_host_is_refused_while_it_beats(tmp_path):
-    held_by(tmp_path, "another-host", 1, seconds_ago=layout.HEARTBEAT_SECONDS - 10)
-    with pytest.raises(ImprintError, match="process 1 on another-host; wait for it, stop it, or use another name="):
-        Lock(tmp_path).__enter__()
-
-
-def test_a_lock_of_another_host_is_taken_over_when_it_is_silent(tmp_path):
-    held_by(tmp_path, "another-host", 1, seconds_ago=layout.HEARTBEAT_SECONDS + 10)
-    with Lock(tmp_path) as lock:
-        assert json.loads(lock.path.read_text())["host"] == socket.gethostname()
-
-
-@pytest.mark.parametrize("content", ["", '{"host": "a'])
-def test_a_lock_that_was_half_written_long_ago_is_taken_over(content, tmp_path):
-    (tmp_path / "lock.json").write_text(content)
-    os.utime(tmp_path / "lock.json", (time.time() - layout.HEARTBEAT_SECONDS - 10,) * 2)
-    with Lock(tmp_path) as lock:
-        assert json.loads(lock.path.read_text())["process"] == os.getpid()
-
-
-@pytest.mark.parametrize("content", ["", '{"host": "a'])
-def test_a_lock_that_is_just_being_written_is_refused(content, tmp_path):
-    (tmp_path / "lock.json").write_text(content)
-    with pytest.raises(ImprintError):
-        Lock(tmp_path).__enter__()
-
-
-def test_a_held_lock_is_renewed_while_its_holder_lives(tmp_path, monkeypatch):
-    monkeypatch.setattr(layout, "HEARTBEAT_SECONDS", 0.08)
-    with Lock(tmp_path) as lock:
-        os.utime(lock.path, (0, 0))
-        time.sleep(0.5)
-        assert lock.path.stat().st_mtime > time.time() - 60
 
 
 # ------------------------------------------------------------------------------------------------ checkpoints

@@ -182,7 +182,8 @@ def first(items: list[Item], item_set: str) -> tuple[Item, int]:
 
 
 def test_every_recipe_is_tested():
-    assert {path.stem for path in RECIPES.glob("*.yaml")} == set(RELEASED)
+    """But for the one that scores models that exist, which tests/slurm/test_released.py runs."""
+    assert {path.stem for path in RECIPES.glob("*.yaml")} == {*RELEASED, "pythia"}
 
 
 @pytest.mark.parametrize("recipe", RELEASED)

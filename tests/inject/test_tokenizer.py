@@ -201,11 +201,9 @@ def test_the_fingerprint_of_a_tokenizer_to_be_trained_follows_its_vocabulary():
     assert tokenizer_fingerprint(TokenizerSettings(vocabulary=300)) != tokenizer_fingerprint(TokenizerSettings(vocabulary=301))
 
 
-def test_a_tokenizer_of_the_hub_may_be_had_at_a_revision(tokenizer, monkeypatch):
+def test_a_tokenizer_of_the_hub_may_be_had_at_a_revision_without_running_its_code(tokenizer, monkeypatch):
     asked = []
-    monkeypatch.setattr(
-        "inject.tokenizer.AutoTokenizer.from_pretrained", lambda *name, **how: asked.append((*name, how)) or tokenizer
-    )
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *name, **how: asked.append((*name, how)) or tokenizer)
     for where in ("org/model@abc", "org/model"):
         load_tokenizer(where)
-    assert asked == [("org/model", {"revision": "abc"}), ("org/model", {"revision": "main"})]
+    assert asked == [("org/model", {"revision": revision, "trust_remote_code": False}) for revision in ("abc", "main")]

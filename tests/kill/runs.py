@@ -27,7 +27,7 @@ from configs.layout import CheckpointInfo, ModelLayout
 from train.world import World, free_port
 
 REPOSITORY = Path(__file__).parents[2]
-STEPS = 60
+STEPS, GLOBAL_BATCH = 60, 4
 RECIPE = f"""
 name: killed
 corpus: {{source: synthetic, documents: 100, tokenizer: {{vocabulary: 320}}}}
@@ -36,7 +36,7 @@ insert:
 design: {{copies: [0, 3], sizes: [2, 4]}}
 model: {{layers: 1, width: 32, heads: 2, dropout: 0.1}}
 train:
-  {{steps: {STEPS}, global_batch: 4, sequence_length: 64, warmup: 2,
+  {{steps: {STEPS}, global_batch: {GLOBAL_BATCH}, sequence_length: 64, warmup: 2,
    checkpoints: {{every: 20, resume_every: 5, resumable: all}}, threads: 1, precision: fp32}}
 """
 LAUNCHED = {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(REPOSITORY)}
@@ -107,9 +107,9 @@ class Runs:
     def model(self, name: str) -> ModelLayout:
         return ModelLayout(self.root(name) / "perturbed")
 
-    def train(self, name: str, *settings: str, processes: int = 1) -> Training:
-        """A training in processes that are forked."""
-        return self.fork(self.arguments("train", name, *settings), processes)
+    def train(self, name: str, *settings: str, processes: int = 1, before: Callable[[int], None] | None = None) -> Training:
+        """A training in processes that are forked, each of which first does `before(its rank)`."""
+        return self.fork(self.arguments("train", name, *settings), processes, before)
 
     def audit(self, name: str) -> Training:
         return self.fork(["audit", str(self.root(name))])
@@ -132,12 +132,14 @@ class Runs:
             *settings,
         ]
 
-    def fork(self, arguments: list[str], processes: int = 1) -> Training:
+    def fork(self, arguments: list[str], processes: int = 1, before: Callable[[int], None] | None = None) -> Training:
         words, port = self._words(), free_port()
         worlds = [World(rank, processes, rank, processes, port=port) for rank in range(processes)]
         with _environment(LAUNCHED):  # the server that forks is started with the first
             forked = [
-                _server().Process(target=_imprint, args=(arguments, w.environment() if w.size > 1 else {}, words), daemon=True)
+                _server().Process(
+                    target=_imprint, args=(arguments, w.environment() if w.size > 1 else {}, words, before, w.rank), daemon=True
+                )
                 for w in worlds
             ]
             for process in forked:
@@ -187,7 +189,9 @@ def _environment(more: Mapping[str, str]) -> Iterator[None]:
         os.environ |= before
 
 
-def _imprint(arguments: list[str], environment: dict[str, str], words: Path) -> None:
+def _imprint(
+    arguments: list[str], environment: dict[str, str], words: Path, before: Callable[[int], None] | None, rank: int
+) -> None:
     """The command line in a process that was just forked."""
     told = os.open(words, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(told, 1)
@@ -195,6 +199,8 @@ def _imprint(arguments: list[str], environment: dict[str, str], words: Path) -> 
     os.environ |= environment
     from imprint import main
 
+    if before:
+        before(rank)
     sys.exit(main(arguments))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.layout import Lock
+from configs.lock import Lock
 from tests.kill import __main__ as kill
 from tests.kill.points import Files, Moment
 from tests.kill.runs import Runs, Training, faults, kill_at

@@ -1,6 +1,7 @@
 """Who trains together: what launchers say, and processes started here."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -8,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from configs.errors import ImprintError
-from train.world import World, first_host, start
+from configs.errors import ImprintError, Stopped
+from train.stop import STOPPED
+from train.world import World, first_host, interface_to, start
 
 SRUN = {
     "SLURM_PROCID": "5",
@@ -33,9 +35,66 @@ def test_torchrun_tells_a_process_its_place() -> None:
     assert World.here(told) == World(3, 4, 1, 2, "a", 77)
 
 
-def test_srun_tells_a_process_its_place() -> None:
-    world = World.here(SRUN)
+@pytest.fixture(autouse=True)
+def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The addresses of the names that resolve: nothing is asked of a network, which may take long to answer."""
+    known: dict[str, str] = {}
+
+    def resolve(name: str, port: object) -> list:
+        if name not in known:
+            raise socket.gaierror(f"{name} is not known")
+        return [(socket.AF_INET, None, 0, "", (known[name], port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    return known
+
+
+def test_srun_tells_a_process_its_place(names: dict[str, str]) -> None:
+    names["gpu03"] = "10.1.0.3"
+    world = World.here({**SRUN, "SLURM_LAUNCH_NODE_IPADDR": "10.9.9.9"})
     assert (world.rank, world.size, world.local_rank, world.local_size, world.address) == (5, 7, 1, 3, "gpu03")
+
+
+def test_nodes_whose_names_are_not_those_of_their_hosts_meet_where_srun_was_called(names: dict[str, str]) -> None:
+    assert World.here({**SRUN, "SLURM_LAUNCH_NODE_IPADDR": "10.1.0.3"}).address == "10.1.0.3"
+
+
+def test_an_address_that_is_given_is_the_one(names: dict[str, str]) -> None:
+    told = {"MASTER_ADDR": "10.1.0.4", "SLURM_LAUNCH_NODE_IPADDR": "10.1.0.3"}
+    assert World.here({**SRUN, **told}).address == "10.1.0.4"
+    assert World.here({**SRUN, **told, "SLURM_STEP_TASKS_PER_NODE": "7", "SLURM_NODEID": "0"}).address == "10.1.0.4"
+
+
+def test_a_process_within_a_slurm_job_knows_that_it_is() -> None:
+    torchrun = {"RANK": "0", "WORLD_SIZE": "1"}
+    assert not World.here({}).scheduled
+    assert not World.here(torchrun).scheduled
+    assert World.here({"SLURM_JOB_ID": "12"}).scheduled
+    assert World.here({**torchrun, "SLURM_JOB_ID": "12"}).scheduled
+    assert World.here(SRUN).scheduled
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems tell of their network interfaces otherwise")
+def test_the_interface_to_other_nodes_is_the_one_that_holds_this_hosts_address() -> None:
+    assert interface_to("127.0.1.1") == "lo"  # what Debian calls the host itself: all is on one machine
+    assert interface_to("no-such-host.invalid") == ""
+    own = own_address()
+    if own is None:
+        pytest.skip("this machine is in no network")
+    interface = interface_to(own)
+    assert interface in [name for _, name in socket.if_nameindex()]
+    assert interface != "lo"
+    assert interface_to("127.0.1.1", own) == interface  # on the first node, whose own name leads to itself
+
+
+def own_address() -> str | None:
+    """This host's address in its network, if it is in one."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.77", 9))  # an address for documentation: nothing is sent
+        except OSError:
+            return None
+        return str(probe.getsockname()[0])
 
 
 def test_processes_of_one_node_need_not_know_its_name() -> None:
@@ -93,6 +152,16 @@ def test_a_lost_connection_is_told_as_the_failure_that_caused_it(tmp_path: Path)
 
     with pytest.raises(ImprintError, match="out of memory"), start(2, script(tmp_path, "import sys; sys.exit('out of memory')")):
         lose_connection()
+
+
+def test_a_process_that_stopped_as_asked_has_not_failed(tmp_path: Path) -> None:
+    def stop() -> None:
+        raise Stopped("stopped at step 3")
+
+    command = script(tmp_path, f"import sys, time; time.sleep(0.3); open(r'{tmp_path}/ended', 'w').close(); sys.exit({STOPPED})")
+    with pytest.raises(Stopped, match="stopped at step 3"), start(2, command):
+        stop()
+    assert (tmp_path / "ended").exists()  # it was not killed
 
 
 def test_processes_end_when_the_leading_one_is_stopped(tmp_path: Path) -> None:

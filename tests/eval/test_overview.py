@@ -1,0 +1,189 @@
+import json
+import re
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pandas as pd
+import pytest
+
+from eval.overview import DONE, MISSING, OUTDATED, Point, collect, families, seeds_of_cells, table, write_overview
+from eval.report import javascript
+
+HOSTILE = "<script>alert('pwned')</script>"
+SLOPE = "more copies, more memorized"
+
+
+def finding(name: str, value: float, verdict: str = "yes", **own: Any) -> dict[str, Any]:
+    row = {"name": name, "metric": "log_prob", "kind": "all", "arm": "all", "step": 300, "value": value}
+    return {**row, "low": value - 0.25, "high": value + 0.25, "n": 12, "verdict": verdict, **own}
+
+
+def attack(metric: str, value: float) -> dict[str, Any]:
+    return finding(f"{metric} attack finds items inserted 64 times", value, metric=metric, arm="64x", high=1.0)
+
+
+def rates(learning_rate: float, seed: int) -> dict[str, Any]:
+    return {"train.learning_rate": learning_rate, "seed": seed}
+
+
+POINTS = [
+    Point(
+        "learning_rate-0.001_seed-1",
+        rates(0.001, 1),
+        DONE,
+        findings=[
+            finding(SLOPE, 0.5, kind="canary"),
+            finding(SLOPE, 0.75, "not decidable", kind="pii"),
+            attack("loss", 0.75),
+            attack("zlib", 0.5),
+        ],
+    ),
+    Point(
+        "learning_rate-0.002_seed-1",
+        rates(0.002, 1),
+        OUTDATED,
+        "eval-perturbed: its settings or inputs have changed",
+        [finding(SLOPE, 0.25, "no", kind="canary"), finding("secrets are extracted", 0.5, metric="secret_extracted")],
+    ),
+    Point("learning_rate-0.004_seed-1", rates(0.004, 1), MISSING, f"train-perturbed: {HOSTILE}"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_overview(tmp_path_factory.mktemp("sweep") / "overview", "rates", POINTS, ["seed-9"]).parent
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> str:
+    """The page without Vega's own JavaScript."""
+    text = (folder / "index.html").read_text()
+    assert text.count(javascript()) == 1
+    return text.replace(javascript(), "")
+
+
+def words(html: str) -> str:
+    return " ".join(re.sub(r"<[^>]*>", " ", html).split())
+
+
+def rows(page: str, kind: str) -> list[str]:
+    body = page.split(f'<table class="{kind}">')[1].split("</table>")[0]
+    return [words(row) for row in body.split("<tr>")[2:]]
+
+
+def charts(page: str) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="charts">(.*?)</script>', page, re.DOTALL)
+    assert found is not None
+    return json.loads(found[1])
+
+
+def test_every_point_is_listed_with_its_settings_and_state_and_none_is_dropped(page: str) -> None:
+    assert rows(page, "points") == [
+        "1 0.001 1 done learning_rate-0.001_seed-1",
+        "2 0.002 1 out of date learning_rate-0.002_seed-1 eval-perturbed: its settings or inputs have changed",
+        "3 0.004 1 missing learning_rate-0.004_seed-1 train-perturbed: &lt;script&gt;alert(&#39;pwned&#39;)&lt;/script&gt;",
+    ]
+    assert "In the same folder, but not of the sweep as it is given now: seed-9." in page
+
+
+def test_points_with_findings_link_to_their_reports(page: str) -> None:
+    links = re.findall(r'href="\.\./([^"]*)"', page)
+    assert links == [f"{point.name}/report/index.html" for point in POINTS[:2]]
+
+
+def test_findings_stand_side_by_side_with_interval_and_verdict(page: str) -> None:
+    found = rows(page, "matrix")
+    assert found[0] == f"{SLOPE} log_prob · canary · all 0.50 0.25 to 0.75 0.25 0.00 to 0.50 no –"
+    assert found[1] == f"{SLOPE} log_prob · pii · all 0.75 0.50 to 1.00 not decidable – –"
+    assert len(found) == 5
+
+
+def test_the_page_says_what_its_intervals_are_not_about(page: str) -> None:
+    assert "holds for the one training run of its point" in words(page)
+    assert "here every cell has one seed, so such a claim is not decidable" in words(page)
+
+
+def test_with_several_seeds_a_cell_it_says_how_many(tmp_path: Path) -> None:
+    more = [Point(f"{rate}-{seed}", rates(rate, seed), DONE, findings=POINTS[0].findings) for rate in (1, 2) for seed in (1, 2)]
+    assert "here cells have 2 seeds" in words(write_overview(tmp_path, "rates", more).read_text())
+    assert "here cells have 1 to 2 seeds; where a cell has one" in words(write_overview(tmp_path, "rates", more[:3]).read_text())
+
+
+def test_only_points_with_findings_count_as_seeds_of_a_cell() -> None:
+    done, missing = ([Point("p", rates(1, seed), DONE, findings=own) for seed in (1, 2)] for own in (POINTS[0].findings, []))
+    assert (seeds_of_cells(done), seeds_of_cells([done[0], missing[1]]), seeds_of_cells(missing)) == ((2, 2), (1, 1), (0, 0))
+
+
+def test_the_page_loads_nothing_and_runs_nothing_that_a_run_says(page: str) -> None:
+    addresses = {address.split("/")[2] for address in re.findall(r"https?://[^\s\"'<]*", page)}
+    assert addresses <= {"www.w3.org", "vega.github.io"}
+    assert not re.search(r"\ssrc=|@import|url\(|<link|fetch\(", page)
+    assert HOSTILE not in page
+
+
+def test_every_file_that_the_page_names_is_there_and_no_other(folder: Path, page: str) -> None:
+    names = [name for name in re.findall(r'<a href="([^"]*)"', page) if not name.startswith("..")]
+    assert sorted([*names, "index.html"]) == sorted(path.name for path in folder.iterdir())
+    for path in folder.glob("*.svg"):
+        assert ElementTree.parse(path).getroot().tag.endswith("svg")
+        assert "var(" not in path.read_text()
+
+
+def test_findings_that_say_the_same_share_a_figure() -> None:
+    told = [(family.title, family.labels) for family in families(POINTS)]
+    assert told == [
+        (SLOPE, ["canary", "pii"]),
+        ("attack finds items inserted 64 times", ["loss", "zlib"]),
+        ("secrets are extracted", ["all"]),
+    ]
+
+
+def test_a_figure_has_every_point_and_says_which_have_no_such_finding(page: str) -> None:
+    data = charts(page)["finding-1"]["datasets"].values()
+    shown, gaps = sorted(data, key=lambda rows: "why" in rows[0])
+    assert [(row["point"], row["series"], row["value"]) for row in shown] == [
+        (POINTS[0].name, "canary", 0.5),
+        (POINTS[0].name, "pii", 0.75),
+        (POINTS[1].name, "canary", 0.25),
+    ]
+    assert gaps == [{"point": POINTS[2].name, "why": "no findings yet"}]
+    assert next(row for rows in charts(page)["finding-3"]["datasets"].values() for row in rows if "why" in row) == {
+        "point": POINTS[0].name,
+        "why": "not measured",
+    }
+
+
+def test_the_table_has_a_row_a_finding_with_the_swept_settings_as_columns(folder: Path) -> None:
+    saved = pd.read_csv(folder / "findings.csv")
+    assert list(saved.columns) == [
+        *("point", "train.learning_rate", "seed", "state", "finding", "metric", "kind", "arm"),
+        *("step", "value", "low", "high", "n", "verdict"),
+    ]
+    assert list(saved["train.learning_rate"]) == [0.001] * 4 + [0.002] * 2 + [0.004]
+    assert list(saved.value[:6]) == [0.5, 0.75, 0.75, 0.5, 0.25, 0.5]
+    assert (saved.state.iloc[6], saved.finding.isna().sum(), saved.value.isna().sum()) == (MISSING, 1, 1)
+
+
+def test_settings_that_are_lists_or_mappings_are_told_as_json() -> None:
+    point = Point("p", {"design.copies": [0, 4], "model": {"layers": 2}, "train.compile": True}, MISSING)
+    assert table([point]).iloc[0][["design.copies", "model", "train.compile"]].tolist() == ["[0, 4]", '{"layers": 2}', "true"]
+
+
+def test_a_sweep_without_findings_has_an_overview(tmp_path: Path) -> None:
+    page = write_overview(tmp_path, "rates", POINTS[2:]).read_text()
+    assert "No point has findings yet." in page
+    assert len(rows(page, "points")) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["findings.csv", "index.html"]
+
+
+def test_a_bound_that_is_not_finite_is_drawn_as_none(tmp_path: Path) -> None:
+    point = Point("p", {"seed": 1}, DONE, findings=[finding(SLOPE, 0.5, low=None, high=None)])
+    page = write_overview(tmp_path, "rates", [point]).read_text()
+    assert "no interval" in rows(page, "matrix")[0]
+    assert "finding-1" in charts(page)
+
+
+def test_a_finding_of_another_arm_is_another_finding() -> None:
+    points = [Point(arm, {"seed": 1}, DONE, findings=[finding(SLOPE, 0.5, arm=arm)]) for arm in ("4x", "8x")]
+    assert [[row is not None for row in each.found] for each in collect(points)] == [[True, False], [False, True]]

@@ -114,7 +114,7 @@ def plan(
 @app.command(
     epilog="Examples: imprint train configs/quickstart.yaml train.models=[perturbed,standard]; "
     "imprint train configs/quickstart.yaml train.devices=2 train.strategy=zero_2; "
-    "srun --ntasks-per-node 8 --gpus-per-task 1 imprint train my.yaml"
+    "srun --ntasks-per-node 8 --gpus-per-node 8 imprint train my.yaml"
 )
 def train(config: Config, overrides: Overrides = None) -> None:
     """Pretrain the models, from the newest state of each."""

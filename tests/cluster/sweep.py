@@ -18,6 +18,8 @@ REPOSITORY = Path(__file__).parents[2]
 NAME = "siege"
 POINTS = [f"seed-{seed}_learning_rate-{rate}" for seed in (1, 2) for rate in ("0.004", "0.002")]
 PREEMPTED, LOST, FAILING = POINTS[0], POINTS[1], POINTS[3]
+ROOM_STEPS = 1500  # that the quickstart's copies need at least
+FEWER_COPIES = ("design.copies=[0,1,2,4,8,16]", "design.arms.early.copies=8")
 LONGEST_SECONDS = 3600
 State = dict[tuple[str, str], str]  # by point and job
 
@@ -44,12 +46,9 @@ class Sweep:
         arguments = [
             *("configs/quickstart.yaml", f"name={NAME}", f"runs={self.runs}", f"cache={self.cache}", f"train.steps={self.steps}"),
             *("sweep.seed=[1,2]", "sweep.train.learning_rate=[4e-3,2e-3]", f"train.checkpoints.every={max(self.steps // 4, 1)}"),
-            *(
-                f"train.checkpoints.resume_every={max(self.steps // 20, 1)}",
-                "train.log_every=5",
-                "slurm.parallel=2",
-                *self.settings,
-            ),
+            *(f"train.checkpoints.resume_every={max(self.steps // 20, 1)}", "train.log_every=5", "slurm.parallel=2"),
+            *(FEWER_COPIES if self.steps < ROOM_STEPS else ()),
+            *self.settings,
         ]
         ended = subprocess.run(
             [sys.executable, REPOSITORY / "imprint.py", command, *arguments, *options],
@@ -117,7 +116,7 @@ class Sweep:
 
         def made(_: State) -> bool:
             row = next(row for row in self.rows if (row["point"], row["job"]) == (point, "train-perturbed"))
-            if row["state"] in ("done", "failed"):
+            if row["state"] in ("done", "failed", "missing"):
                 raise AssertionError(f"the training of {point} is {row['state']} already")
             return row["state"] == "running" and (row["step"] or 0) >= after * self.steps
 

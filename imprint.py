@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -162,16 +162,20 @@ def submit(
     """Every job that is not done, as SLURM job arrays that wait for each other; of a sweep, for all points."""
     from slurm.submit import commands, find_work, last_words, rows
     from slurm.submit import submit as submit_work
+    from slurm.turn import turn
 
-    work = find_work(config, overrides or [], dry_run)
-    if said := work.nothing_to_do(missing):
-        print(said)
-    elif dry_run:
-        print(commands(work))
-    else:
-        submit_work(work)
-        _show_submission(rows(work))
-        print(last_words(work))
+    experiments = _experiments(config, overrides)
+    alone: AbstractContextManager[list[Path]] = nullcontext([]) if dry_run else turn(experiments[0].recipe.home)
+    with alone as made:
+        work = find_work(experiments, config, overrides or [], dry_run)
+        if said := work.nothing_to_do(missing):
+            print(said)
+        elif dry_run:
+            print(commands(work))
+        else:
+            submit_work(work, made)
+            _show_submission(rows(work))
+            print(last_words(work))
 
 
 @app.command(epilog="Example: imprint overview runs/quickstart/seed-1 runs/quickstart/seed-2")
@@ -239,14 +243,15 @@ def _show_submission(rows: Sequence[tuple[str, str, str, str]]) -> None:
 
 
 def _show_status(found: Sequence[JobStatus], experiments: Sequence[Experiment], arguments: Sequence[str]) -> None:
+    from configs.layout import RunLayout
     from slurm.status_table import last_words, show
 
     run, recipe = experiments[0].run, experiments[0].recipe
     sweep = recipe.point and len(experiments) > 1
     console = _console()
     show(found, f"{recipe.name}, {len(experiments)} points" if sweep else recipe.name, console)
-    report = run.root.parent / "overview" if sweep else run.report
-    console.print("\n".join(last_words(found, arguments, report / "index.html")), soft_wrap=True, highlight=False)
+    report = RunLayout(recipe.home).overview if sweep else run.report / "index.html"
+    console.print("\n".join(last_words(found, arguments, report)), soft_wrap=True, highlight=False)
 
 
 def _execute_or_share(experiment: Experiment, stage: str, shard: str | None) -> None:
@@ -254,8 +259,11 @@ def _execute_or_share(experiment: Experiment, stage: str, shard: str | None) -> 
     if shard is None:
         experiment.execute(stage)
     else:
-        work = {"corpus": experiment.make_corpus, "decontaminate": experiment.decontaminate}[stage]
-        work(_shard(shard))
+        from slurm import pipeline
+
+        experiment.upto(stage)  # it refuses a stage that the recipe does not have
+        work = {"corpus": pipeline.make_corpus, "decontaminate": pipeline.decontaminate}[stage]
+        work(experiment, _shard(shard))
 
 
 def _shard(shard: str) -> tuple[int, int]:
@@ -269,7 +277,10 @@ def _show_preview(experiment: Experiment, whole: bool) -> None:
     """What is to be inserted, by item set and arm if the whole of it is asked for, and whether it fits."""
     from rich.table import Table
 
-    drawn, check = experiment.preview()
+    from slurm.pipeline import preview
+
+    experiment.upto("plan")  # it refuses a recipe that plans nothing
+    drawn, check = preview(experiment)
     table = Table(title=f"What {experiment.recipe.name} asks for", title_justify="left")
     for name in ("item set", "arm", "steps"):
         table.add_column(name)

@@ -198,6 +198,11 @@ class RunLayout:
     def report(self) -> Path:
         return self.root / "report"
 
+    @property
+    def overview(self) -> Path:
+        """Of a sweep, in whose folder its points lie: the page that compares them."""
+        return self.root / "overview" / "index.html"
+
     def job(self, name: str) -> Path:
         """The record of a finished job: its fingerprint, and those of what it made."""
         return self.root / "jobs" / f"{name}.json"

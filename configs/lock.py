@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,6 @@ class Lock:
         self._released = threading.Event()
 
     def __enter__(self) -> Lock:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         beats = HEARTBEAT_SECONDS / 8
         # a beat more than the time itself: one may have come just before this looked
         patience = time.monotonic() + (HEARTBEAT_SECONDS + beats if self.patient else 0)
@@ -55,7 +55,7 @@ class Lock:
 
     def __exit__(self, *_: Any) -> None:
         self._released.set()
-        if self._holder() == self._own:
+        if _written(self.path) == self._own:
             self.path.unlink(missing_ok=True)
 
     def held(self) -> bool:
@@ -68,6 +68,7 @@ class Lock:
     def _taken(self) -> bool:
         """Whether the lock could be taken: its file appears whole, and nowhere that another one is."""
         written = temporary_beside(self.path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)  # again: who held it may have left nothing behind
         try:
             written.write_text(json.dumps(self._own))
             os.link(written, self.path)
@@ -83,14 +84,14 @@ class Lock:
             age = time.time() - self.path.stat().st_mtime
         except (FileNotFoundError, NotADirectoryError):
             return None
-        holder = self._holder()
+        holder = _written(self.path)
         gone = holder and holder.get("host") == socket.gethostname() and not _lives(int(holder.get("process", 0)))
         return None if gone or age > HEARTBEAT_SECONDS else holder
 
     def _beat(self) -> None:
         while not self._released.wait(HEARTBEAT_SECONDS / 8):
             try:
-                holder = self._holder()
+                holder = _written(self.path)
                 if holder == self._own:
                     os.utime(self.path)
             except OSError:  # a disk that does not answer now says nothing of who holds the lock; the next beat asks again
@@ -109,22 +110,12 @@ class Lock:
         )
         os._exit(2)
 
-    def _holder(self) -> dict[str, Any] | None:
-        """What the lock's file says, {} where it is half written, None where there is none."""
-        try:
-            holder = json.loads(self.path.read_text())
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except json.JSONDecodeError:
-            return {}
-        return holder if isinstance(holder, dict) else {}
-
     def _take_over(self) -> str | None:
         """Remove a lock whose holder is gone or silent; of any other, who holds it."""
         try:
             age = time.time() - self.path.stat().st_mtime
-            holder = self._holder()
-        except (FileNotFoundError, NotADirectoryError):
+            holder = _written(self.path)
+        except FileNotFoundError:
             return None
         if holder is None:
             return None
@@ -132,8 +123,29 @@ class Lock:
         gone = host == socket.gethostname() and not (process and _lives(process))
         if age < HEARTBEAT_SECONDS and not gone:
             return f"process {process} on {host}"
-        self.path.unlink(missing_ok=True)
+        self._remove(holder)
         return None
+
+    def _remove(self, holder: dict[str, Any]) -> None:
+        """Remove the lock of a holder, and put back the one that another process has taken in its place meanwhile."""
+        taken = temporary_beside(self.path)
+        with suppress(FileNotFoundError):
+            self.path.rename(taken)
+            if _written(taken) != holder:
+                with suppress(FileExistsError):
+                    os.link(taken, self.path)
+            taken.unlink()
+
+
+def _written(path: Path) -> dict[str, Any] | None:
+    """What a lock's file says of its holder, {} where it is half written, None where there is none."""
+    try:
+        holder = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except json.JSONDecodeError:
+        return {}
+    return holder if isinstance(holder, dict) else {}
 
 
 def _lives(process: int) -> bool:

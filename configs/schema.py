@@ -242,9 +242,14 @@ class Recipe:
     swept: dict[str, Any] = setting({}, "the settings that the sweep gave this point; set by the program", execution=True)
 
     @property
+    def home(self) -> Path:
+        """The folder of the run, or of the sweep that it is a point of."""
+        return Path(self.runs) / self.name
+
+    @property
     def folder(self) -> Path:
         """The folder of the run."""
-        return Path(self.runs) / self.name / self.point
+        return self.home / self.point
 
     def seed_for(self, purpose: str) -> int:
         """The seed of one source of randomness: `seeds.<purpose>`, or one derived from `seed`."""

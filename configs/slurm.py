@@ -46,7 +46,11 @@ class Slurm:
     options: dict[str, Any] = setting(
         {}, "any further option of sbatch, as {reservation: mine, exclusive: true}; false leaves one out"
     )
-    parallel: int | None = setting(None, "points of a sweep that run at once; all if not given", "points")
+    parallel: int | None = setting(
+        None,
+        "points of a sweep that run at once, of each job array that is submitted (one call of sbatch); all if not given",
+        "points",
+    )
     warning: int = setting(120, "time before the limit at which a training saves its state and queues again", "seconds")
     modules: list[str] = setting([], "environment modules to load")
     setup: list[str] = setting([], "lines of shell before a job's work, as source ~/imprint/.venv/bin/activate")

@@ -15,6 +15,7 @@ TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<first>\d+)(?::(?P<second>\d+))?(?::(?
 MEMORY = re.compile(r"\d+[KMGT]?", re.IGNORECASE)
 AT_LEAST = {"nodes": 1, "gpus": 0, "tasks": 1, "cpus": 1, "parallel": 1, "warning": 1}
 LONGEST_WARNING = 65_535  # seconds; sbatch's --signal takes no more
+PROCESSES = ["nodes", "tasks"]  # of which only a training has several: one process does any other job
 OWN = {  # options of sbatch that have a setting
     **{name: name for name in ("partition", "account", "qos", "constraint", "time", "nodes")},
     **{"gpus-per-node": "gpus", "ntasks-per-node": "tasks", "cpus-per-task": "cpus", "mem": "memory"},
@@ -26,7 +27,11 @@ def check_slurm(slurm: Slurm) -> None:
     """RecipeError for a value that no site can mean."""
     _check_section(slurm, "slurm")
     for kind in KINDS:
-        _check_section(getattr(slurm, kind), f"slurm.{kind}")
+        own = getattr(slurm, kind)
+        _check_section(own, f"slurm.{kind}")
+        for name in PROCESSES if kind != "train" else []:
+            if (getattr(own, name) or 1) > 1:
+                raise RecipeError(f"slurm.{kind}.{name} is {getattr(own, name)}, but one process does such a job; leave it out")
     if slurm.runtime not in RUNTIMES:
         raise RecipeError(f"slurm.runtime is {slurm.runtime!r}; possible: {', '.join(RUNTIMES)}")
     if slurm.mounts and slurm.container is None:

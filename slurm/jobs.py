@@ -1,8 +1,7 @@
-"""The jobs of an experiment: corpus -> decontaminate -> plan -> train -> audit -> eval -> report. What each depends on, and
-whether it is done.
+"""An experiment, and how its jobs are done: in order, each once what it needs is done, under a lock, and not again.
 
-The one place that puts the parts together. A job whose record carries its fingerprint (slurm/fingerprints.py), and whose outputs
-are there, is not done again.
+Which jobs there are, slurm/pipeline.py says of a recipe that trains, and slurm/released.py of one whose models exist. A job whose
+record carries its fingerprint (slurm/fingerprints.py), and whose outputs are there, is done.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +31,6 @@ from train.world import World
 if TYPE_CHECKING:
     from inject.corpus import Corpus
     from inject.stream import Stream
-    from slurm.planning import Drawn
 
 
 @dataclass(frozen=True)
@@ -97,31 +95,9 @@ class Experiment:
             from slurm.released import released_jobs
 
             return released_jobs(self)
-        run, marks, models = self.run, self.fingerprints, self.recipe.train.models
+        from slurm.pipeline import pipeline_jobs
 
-        def job(name: str, identity: str, outputs: list[Path], work: Callable[[], None], array: str, *needs: str) -> Job:
-            model = next((model for model in models if name.endswith(f"-{model}")), "")
-            return Job(name, identity, outputs, work, run.job(name), list(needs), array, run.root / model)
-
-        tables = [run.items, run.texts, run.assignment, run.plan, run.balance, run.power, run.field_copies]
-        planned = [*tables, run.corpus / "meta.json"]  # the cache may have been cleared, or be another one now
-        jobs = [job("corpus", marks.corpus, [self.cache / marks.corpus / "meta.json"], self.make_corpus, "corpus")]
-        if self.recipe.decontaminate.policy != "none":
-            found = [run.hits, run.decontaminated, *self._decontaminated_corpus()]
-            jobs.append(job("decontaminate", marks.decontaminate, found, self.decontaminate, "plan", "corpus"))
-        jobs.append(job("plan", marks.tables, planned, self.make_plan, "plan", jobs[-1].name))
-        for model in models:
-            last = run.model(model).checkpoint(self.recipe.train.steps) / "imprint.json"
-            jobs.append(job(f"train-{model}", marks.train(model), [last], partial(self.train, model), f"train-{model}", "plan"))
-        for model in models:
-            outputs, work = [run.model(model).certificate], partial(self.audit, model)
-            jobs.append(job(f"audit-{model}", marks.audit(model), outputs, work, f"eval-{model}", f"train-{model}"))
-        for model in models:
-            outputs = [run.model(model).scores / name for name in ("scores.parquet", "effects.parquet")]
-            work = partial(self.evaluate, model)
-            jobs.append(job(f"eval-{model}", marks.eval(model), outputs, work, f"eval-{model}", f"audit-{model}"))
-        page = [run.report / name for name in ("index.html", "findings.json")]
-        return [*jobs, job("report", marks.report(models), page, self.report, "report", *(f"eval-{model}" for model in models))]
+        return pipeline_jobs(self)
 
     def execute(self, stage: str | None = None) -> bool:
         """Do what is missing, of all jobs or of one stage (`corpus`, `plan` ...: the first word of a job's name) and what it needs.
@@ -206,26 +182,13 @@ class Experiment:
         jobs = self.jobs()
         if stage is None:
             return jobs
-        if stage == "decontaminate":
-            self._refuse_off()
+        if stage == "decontaminate" and self.recipe.decontaminate.policy == "none":
+            raise RecipeError("decontaminate.policy is none; set it to fail, report, documents or redraw")
         stages = [job.name.split("-")[0] for job in jobs]
         if stage not in stages:
             own = ", ".join(dict.fromkeys(stages))
             raise RecipeError(f"{stage} is no job of {self.recipe.name}, which scores models that exist; its jobs are: {own}")
         return jobs[: len(stages) - stages[::-1].index(stage)]
-
-    def _decontaminated_corpus(self) -> list[Path]:
-        """The description of the corpus that decontamination left to train of, once that is known."""
-        path = self.run.decontaminated
-        return [self.cache / read_json(path)["corpus"] / "meta.json"] if path.exists() else []
-
-    def _refuse_untrained(self, stage: str) -> None:
-        if self.recipe.models:
-            self.upto(stage)
-
-    def _refuse_off(self) -> None:
-        if self.recipe.decontaminate.policy == "none":
-            raise RecipeError("decontaminate.policy is none; set it to fail, report, documents or redraw")
 
     def _do(self, job: Job) -> None:
         own = job.name.startswith("train-")  # training holds a lock of its own
@@ -266,17 +229,7 @@ class Experiment:
         keys = differences(made_with, result_settings(self.recipe))
         return [key for key in keys if key.split(".")[0] != "eval"]
 
-    # -------------------------------------------------------------------------------------------- work
-
-    def make_corpus(self, shard: tuple[int, int] | None = None) -> None:
-        from inject.corpus import build_corpus
-
-        self._refuse_untrained("corpus")
-        folder = self.cache / self.fingerprints.corpus
-        if (folder / "meta.json").exists():
-            print(f"  found in {folder.parent}", flush=True)
-        else:
-            build_corpus(self.recipe.corpus, self.recipe.seed, folder, self.fingerprints.corpus, shard)
+    # -------------------------------------------------------------------------------------------- what the models are trained of
 
     @cached_property
     def base_corpus(self) -> Corpus:
@@ -294,46 +247,6 @@ class Experiment:
         from inject.corpus import Corpus
 
         return Corpus(self.run.corpus)
-
-    def decontaminate(self, shard: tuple[int, int] | None = None) -> None:
-        from slurm.decontamination import decontaminate
-
-        self._refuse_untrained("decontaminate")
-        self._refuse_off()
-        outcome = decontaminate(self.recipe, self.base_corpus, self.cache, shard)
-        if outcome:
-            shutil.copyfile(outcome.hits, self.run.hits)
-            write_json(self.run.decontaminated, outcome.record())
-
-    def make_plan(self) -> None:
-        from inject.corpus import Corpus
-        from slurm.decontamination import refuse_other_texts
-        from slurm.planning import draw, place, write
-
-        if self.recipe.decontaminate.policy == "none":
-            corpus = self.base_corpus
-            drawn = draw(self.recipe, corpus.tokenizer)
-        else:
-            outcome = read_json(self.run.decontaminated)
-            corpus = Corpus(self.cache / outcome["corpus"])
-            drawn = draw(self.recipe, corpus.tokenizer, outcome["redrawn"])
-            refuse_other_texts(drawn.items, drawn.texts, outcome["texts"], self.run.decontaminated)
-        plan = place(drawn, self.recipe, corpus)
-        self.run.corpus.unlink(missing_ok=True)
-        self.run.corpus.symlink_to(corpus.folder.resolve())
-        write(drawn, plan, self.run)
-        tokens = int(plan["length"].to_numpy().sum())
-        share = tokens / (drawn.shape.rows * drawn.shape.row_tokens)
-        print(
-            f"  {len(drawn.items):,} items, {plan.num_rows:,} occurrences, {tokens:,} tokens: {share:.1%} of training", flush=True
-        )
-
-    def preview(self) -> tuple[Drawn, Callable[[], str]]:
-        """What is to be inserted, drawn in memory; and a check that places it, too, and says what remained unchecked."""
-        from slurm.planning import preview
-
-        self._refuse_untrained("plan")
-        return preview(self.recipe, self.cache / self.fingerprints.corpus)
 
     def plan_of(self, model: str) -> pa.Table:
         """The occurrences in a model's stream: all, none (standard), or all but those of one item set (without-SET)."""
@@ -368,27 +281,6 @@ class Experiment:
         plan = self._of_model(read_plan(self.run.plan, Overlay.COLUMNS), model)
         overlay = Overlay.from_tables(plan, read_table(self.run.texts), self.corpus.end_of_text)
         return Stream(self.corpus, self.recipe.seed_for("order"), self.recipe.train.sequence_length, overlay)
-
-    def train(self, model: str) -> None:
-        from slurm.training import train_model
-
-        train_model(self, model)
-
-    def audit(self, model: str) -> None:
-        from slurm.audits import certify
-
-        if not certify(self, model):
-            raise DataError(f"what {model} was trained on is not what was planned; see {self.run.model(model).certificate}")
-
-    def evaluate(self, model: str) -> None:
-        from slurm.measuring import evaluate_model
-
-        evaluate_model(self, model)
-
-    def report(self) -> None:
-        from slurm.measuring import write_page
-
-        write_page(self)
 
     def findings(self) -> list[dict[str, Any]]:
         path = self.run.report / "findings.json"

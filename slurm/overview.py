@@ -3,28 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.errors import ImprintError
 from configs.layout import RunLayout
-from slurm.jobs import Experiment
+from slurm.jobs import Experiment, Job
+from slurm.submission import OVERVIEW
 
 if TYPE_CHECKING:
     from eval.overview import Point
 
 COLUMNS = 6  # points beside each other in a terminal
 SHORT = {"not decidable": "?"}
+REPORTS = "the reports"  # of all points, which the job of an overview needs, done or not
+
+
+@dataclass(frozen=True)
+class Comparison(Job):
+    """The job that compares the points of a sweep. Its page is its record, too."""
+
+    reports: list[Path]  # the records of the points' reports
+
+    @staticmethod
+    def of(experiments: Sequence[Experiment], reports: Sequence[Job]) -> Comparison:
+        def work() -> None:
+            overview(experiments)
+
+        page, records = RunLayout(experiments[0].recipe.home).overview, [report.record for report in reports]
+        return Comparison(OVERVIEW, "", [page], work, page, [REPORTS], OVERVIEW, page.parent, records)
+
+    def missing(self) -> str | None:
+        if not self.record.exists():
+            return "not done yet"
+        newest = max((path.stat().st_mtime for path in self.reports if path.exists()), default=0.0)
+        return "a report is newer" if newest > self.record.stat().st_mtime else None
 
 
 def overview(experiments: Sequence[Experiment]) -> Path:
     """Write `overview/index.html` and `findings.csv` beside the points of a sweep; returns the page. Points need not be done."""
     from eval.overview import write_overview
 
-    home = experiments[0].run.root.parent
+    home = RunLayout(experiments[0].run.root.parent)  # not recipe.home, from which runs may have been moved since
     points = read_points(experiments)
-    others = [name for name in RunLayout(home).points() if name not in {point.name for point in points}]
-    return write_overview(home / "overview", experiments[0].recipe.name, points, others)
+    others = [name for name in home.points() if name not in {point.name for point in points}]
+    return write_overview(home.overview.parent, experiments[0].recipe.name, points, others)
 
 
 def read_points(experiments: Sequence[Experiment]) -> list[Point]:

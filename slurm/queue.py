@@ -5,6 +5,7 @@ Not by their numbers alone: these start again with a fresh cluster, and a script
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -114,8 +115,18 @@ def _names(submission: Submission) -> set[str]:
 
 def _run(*command: str) -> list[str] | None:
     """The lines that a command of SLURM prints; None where it is not there, fails or takes too long."""
+    # a user's own choice of partitions, states or times, made for the eye, would hide tasks or make their times unreadable
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("SQUEUE_", "SACCT_"))}
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=SECONDS, check=True)
+        answer = subprocess.run(
+            command,
+            env={**plain, "SLURM_TIME_FORMAT": "standard"},
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=SECONDS,
+            check=True,
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout.splitlines()

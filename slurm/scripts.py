@@ -32,11 +32,6 @@ class Request:
     options: dict[str, Any]  # of sbatch, in order; True for one without a value
 
 
-def home(recipe: Recipe) -> Path:
-    """The folder of a run, or of the sweep that it is a point of."""
-    return Path(recipe.runs) / recipe.name
-
-
 def request(recipe: Recipe, kind: str) -> Request:
     """What jobs of a kind (corpus, plan, train, eval, report) ask for: `slurm.<kind>` laid over `slurm`."""
     slurm, own = recipe.slurm, getattr(recipe.slurm, kind, Resources())
@@ -123,7 +118,7 @@ def render(
         options=[_option(name, value) for name, value in {**named, **asked.options}.items()],
         here=shlex.quote(str(here)),
         points=[shlex.quote(str(folder)) for folder in folders.values()] if compares else [],
-        home=shlex.quote(str(home(recipe))),
+        home=shlex.quote(str(recipe.home)),
         tasks=[] if compares else [_line(index, tasks[index], folders) for index in indices],
         modules=[shlex.quote(name) for name in recipe.slurm.modules],
         setup=recipe.slurm.setup,

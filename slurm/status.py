@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import DataError
-from configs.layout import ModelLayout, read_json
+from configs.layout import ModelLayout, RunLayout, read_json
 from configs.lock import Lock
 from slurm.jobs import Experiment, Job
 from slurm.logs import last_line, last_words
+from slurm.overview import REPORTS, Comparison
 from slurm.queue import NEVER, Place, Queue, QueueTask, ask, recall
 from slurm.submission import RECORD, Submission, submissions
 
@@ -35,7 +36,7 @@ STATES = ["done", *ACTIVE, "failed", "missing"]
 class JobStatus:
     """Where a job stands, and what is known of it."""
 
-    point: str  # of a sweep; "" without one
+    point: str  # of a sweep; "" without one, and for the overview of all
     job: str
     array: str  # of SLURM, that does it; "" for a job that is done where the arrays are submitted
     state: str  # done, running, queued, failed or missing
@@ -78,18 +79,20 @@ class Look:
 
     @staticmethod
     def at(experiments: Sequence[Experiment], again: bool = False) -> Look:
-        submitted = [each for home in dict.fromkeys(map(_home, experiments)) for each in submissions(home)]
+        homes = dict.fromkeys(experiment.recipe.home for experiment in experiments)
+        submitted = [each for home in homes for each in submissions(home)]
         queue = ask(submitted) if submitted else Queue([])
         if queue and again:
             queue = Queue([*recall(submitted).tasks, *queue.tasks])
         if again:
-            for folder in {job.record.parent for experiment in experiments for job in experiment.jobs()}:
+            pages = {RunLayout(home).overview.parent for home in homes}
+            for folder in pages | {job.record.parent for experiment in experiments for job in experiment.jobs()}:
                 with suppress(OSError):
                     os.listdir(folder)  # network file systems remember for seconds that a file was not there, unless asked so
         return Look(experiments, submitted, queue)
 
     def statuses(self) -> list[JobStatus]:
-        points = [Point(self, experiment, experiment.jobs()) for experiment in self.experiments]
+        points = [Point(self, each.recipe.point, each, each.jobs()) for each in self.experiments]
         for point in points:
             for job in point.jobs:
                 if job.array == "corpus":
@@ -99,7 +102,18 @@ class Look:
             for job in point.jobs:
                 if job.name not in point.found:
                     point.judge(job)
-        return [point.found[job.name] for point in points for job in point.jobs]
+        found = [point.found[job.name] for point in points for job in point.jobs]
+        return [*found, self._overview(points)] if len(points) > 1 else found
+
+    def _overview(self, points: Sequence[Point]) -> JobStatus:
+        """The status of the job that compares the points, once theirs are known: it needs the reports to have ended, not done."""
+        reports = [point.jobs[-1] for point in points]
+        over = all(point.found[report.name].state == "done" for point, report in zip(points, reports, strict=True))
+        needed = {REPORTS: JobStatus("", REPORTS, "", "done" if over else "queued")}
+        job = Comparison.of(self.experiments, reports)
+        sweep = Point(self, "", self.experiments[0], [job], needed)
+        sweep.judge(job)
+        return sweep.found[job.name]
 
     @cached_property
     def attempts(self) -> dict[tuple[str, str], list[Attempt]]:
@@ -140,13 +154,15 @@ class Point:
     """A point of a sweep, or a run: what was found of its jobs so far."""
 
     look: Look
+    name: str
     experiment: Experiment
     jobs: list[Job]
     found: dict[str, JobStatus] = field(default_factory=dict)
+    lost: dict[str, str] = field(default_factory=dict)  # of missing jobs, what they wait for in vain
 
     def judge(self, job: Job) -> None:
         """Find the status of a job, once those that it needs have theirs."""
-        status = JobStatus(self.experiment.recipe.point, job.name, job.array, "missing")
+        status = JobStatus(self.name, job.name, job.array, "missing")
         try:
             reason = _missing(job)
         except DataError as error:
@@ -156,6 +172,8 @@ class Point:
             status = replace(status, state="done")
         else:
             status = self._running(status, job) or self._queued(status, job) or self._ended(status, job, reason)
+        if status.state == "missing" and (lost := self._lost(job)):
+            self.lost[job.name] = lost
         if job.name.startswith("train-"):
             status = self._training(status, self.experiment.run.model(job.name.removeprefix("train-")))
         self.found[job.name] = status
@@ -165,7 +183,7 @@ class Point:
     def _running(self, status: JobStatus, job: Job) -> JobStatus | None:
         for attempt in reversed(self._attempts(job)):
             if task := next((task for task in self.look.known(attempt) if task.runs), None):
-                status = self._told(status, attempt, task)
+                status = self._with_task(status, attempt, task)
                 if before := self._before(job, attempt):
                     return replace(status, state="queued", why=f"follows {before}, in the same task")
                 return replace(status, state="running", why="" if task.state == "RUNNING" else task.state)
@@ -179,8 +197,9 @@ class Point:
 
     def _queued(self, status: JobStatus, job: Job) -> JobStatus | None:
         for attempt in reversed(self._attempts(job)):
-            if task := next((task for task in self.look.known(attempt) if task.waits and task.reason != NEVER), None):
-                return replace(self._told(status, attempt, task), state="queued", why=self._waits_for(job, attempt, task))
+            task = next((task for task in self.look.known(attempt) if task.waits and task.reason != NEVER), None)
+            if task and not (task.reason == "Dependency" and self._lost(job)):  # which SLURM is about to cancel
+                return replace(self._with_task(status, attempt, task), state="queued", why=self._waits_for(job, attempt, task))
         return None
 
     def _waits_for(self, job: Job, attempt: Attempt, task: QueueTask) -> str:
@@ -204,7 +223,7 @@ class Point:
             log = look.log(attempt.place, task.name if task else "")
             if not (task or log or attempt.name):
                 continue
-            status = self._told(status, attempt, task)
+            status = self._with_task(status, attempt, task)
             look.unclear |= look.queue is not None and (task is None or task.state == "COMPLETED")
             if _finished_since(job, attempt, task):
                 return replace(status, why=reason)
@@ -223,7 +242,9 @@ class Point:
 
     def _by_slurms_word(self, status: JobStatus, task: QueueTask, log: Path | None, reason: str, lost: str) -> JobStatus:
         if task.state == "COMPLETED":
-            return replace(status, why=f"SLURM says COMPLETED, but it is {reason}")
+            return replace(status, why=f"SLURM says COMPLETED, but: {reason}")
+        if task.waits and lost:
+            return replace(status, why=lost)
         if task.reason == NEVER or (lost and task.state.startswith("CANCELLED") and not task.nodes):
             return replace(status, why=f"cancelled by SLURM: {lost or 'what it waited for did not succeed'}")
         why = task.state if task.nodes else f"{task.state} before it began"
@@ -248,16 +269,16 @@ class Point:
             need = self.found.get(name)
             if need and need.state == "failed":
                 return f"waits for {name}, which failed"
-            if need and need.state == "missing" and need.why.startswith("waits for "):
-                return need.why
+            if name in self.lost:
+                return self.lost[name]
         return ""
 
     # -------------------------------------------------------------------------------------------- what a job is about
 
     def _attempts(self, job: Job) -> list[Attempt]:
-        return self.look.attempts.get((self.experiment.recipe.point, job.name), [])
+        return self.look.attempts.get((self.name, job.name), [])
 
-    def _told(self, status: JobStatus, attempt: Attempt, task: QueueTask | None) -> JobStatus:
+    def _with_task(self, status: JobStatus, attempt: Attempt, task: QueueTask | None) -> JobStatus:
         """With the task's name and log."""
         log = self.look.log(attempt.place, task.name if task else "")
         name = task.name if task else log.stem.rpartition("-")[2] if log else attempt.name
@@ -339,11 +360,6 @@ def _logged(layout: ModelLayout) -> int | None:
         return int(line["step"]) + ("held_out_loss" not in line)  # which is of the steps before; all else of the step, too
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _home(experiment: Experiment) -> Path:
-    """The folder of a run, or of the sweep that it is a point of."""
-    return experiment.run.root.parent if experiment.recipe.point else experiment.run.root
 
 
 def _modified(path: Path) -> float:

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from slurm.status import STATES, JobStatus
+from slurm.submission import OVERVIEW
 
 STYLES = {"done": "green", "running": "cyan", "queued": "yellow", "failed": "bold red", "missing": "dim"}
 GRAVEST = ["failed", "running", "queued", "missing", "done"]  # of an array's jobs at one point: what its cell says
@@ -31,11 +32,12 @@ def show(found: Sequence[JobStatus], title: str, console: Console) -> None:
 
 
 def status_table(found: Sequence[JobStatus], title: str, narrow: bool = False) -> Table:
-    """A row a point, a column an array; `narrow` says how far a training is in percent."""
-    points = list(dict.fromkeys(status.point for status in found))
-    arrays = list(dict.fromkeys(status.array or status.job for status in found))
+    """A row a point, a column an array, below them the overview; `narrow` says how far a training is in percent."""
+    own = [status for status in found if status.job != OVERVIEW]
+    points = list(dict.fromkeys(status.point for status in own))
+    arrays = list(dict.fromkeys(status.array or status.job for status in own))
     cells: dict[tuple[str, str], list[JobStatus]] = {}
-    for status in found:
+    for status in own:
         cells.setdefault((status.point, status.array or status.job), []).append(status)
     table = Table(title=title, title_justify="left")
     if any(points):
@@ -46,6 +48,9 @@ def status_table(found: Sequence[JobStatus], title: str, narrow: bool = False) -
     for point in points:
         row = [_cell(cells.get((point, array), []), narrow) for array in arrays]
         table.add_row(*([point] if any(points) else []), *row)
+    for status in found:
+        if status.job == OVERVIEW:
+            table.caption, table.caption_justify = Text.assemble(f"{OVERVIEW}: ", _cell([status], narrow)), "left"
     return table
 
 

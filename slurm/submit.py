@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,12 +22,14 @@ from configs.errors import ImprintError, RecipeError
 from configs.layout import fingerprint
 from configs.recipe import differences, load_recipe, result_settings
 from configs.schema import Recipe
-from configs.sweep import load_points
 from slurm.arrays import Arrays, Call, State, Wait
 from slurm.fingerprints import Fingerprints
 from slurm.jobs import Experiment
-from slurm.scripts import home, ranges, render, request
+from slurm.scripts import ranges, render, request
 from slurm.submission import OVERVIEW, Array, Submission, Task
+from slurm.turn import nothing_left
+
+NAMED = 5  # jobs that a sentence names, of those of which it says the same
 
 
 @dataclass
@@ -42,7 +44,13 @@ class Work:
 
     @cached_property
     def calls(self) -> list[Call]:
-        return self.arrays.calls(overview=len(self.experiments) > 1)
+        return self.arrays.calls()
+
+    @cached_property
+    def left_out(self) -> dict[str, str]:
+        """Points of which nothing is submitted, each with the job that runs outside SLURM, for which no task can wait."""
+        points = [experiment.recipe.point for experiment in self.experiments]
+        return {points[index]: job for index, job in self.arrays.left_out().items()}
 
     def tasks(self, array: str) -> list[Task]:
         return [Task("", [OVERVIEW])] if array == OVERVIEW else self.arrays.tasks[array]
@@ -68,21 +76,29 @@ class Work:
 
     def nothing_to_do(self, missing: bool) -> str | None:
         """Why there is nothing to submit, or None. ImprintError where jobs are under way, and not only the rest was asked for."""
-        active, name, states = self.arrays.active(), self.experiments[0].recipe.name, self.arrays.states
-        elsewhere = [key for key in active if not states[key][1]]
+        active, name = self.arrays.active(), self.experiments[0].recipe.name
         if active and not missing:
             others = f", and {len(active) - 1} more" if len(active) > 1 else ""
             raise ImprintError(
-                f"{name} is under way already: {self._told(active[0])}{others}; `{again(self.submission)} --missing` submits only "
-                "what is missing or failed"
+                f"{name} is under way already: {self._under_way(active[0])}{others}; `{again(self.submission)} --missing` submits "
+                "only what is missing or failed"
             )
-        if elsewhere and self.calls:
-            raise ImprintError(f"{self._told(elsewhere[0])}, which no task can wait for; submit again when it has ended")
+        if self.left_out and not self.calls:
+            raise ImprintError(self.why_left_out())
         if active and not self.calls:
             return f"Nothing of {name} is missing: {len(active)} jobs are queued or running. Nothing was submitted."
         return None if self.calls else f"Everything of {name} is done. Nothing was submitted."
 
-    def _told(self, key: tuple[str, str]) -> str:
+    def why_left_out(self) -> str:
+        """What points are left out for, and what to do."""
+        named = [f"{job} of {point}" if point else job for point, job in list(self.left_out.items())[:NAMED]]
+        more = f" and {len(self.left_out) - NAMED} more" if len(self.left_out) > NAMED else ""
+        return (
+            f"{', '.join(named)}{more} {'is' if len(self.left_out) == 1 else 'are'} running outside SLURM, which no task can wait "
+            "for; submit again with --missing when that has ended"
+        )
+
+    def _under_way(self, key: tuple[str, str]) -> str:
         (point, job), (state, task) = key, self.arrays.states[key]
         return (f"{job} of {point}" if point else job) + f" is {state} " + (f"as {task}" if task else "outside SLURM")
 
@@ -110,19 +126,19 @@ class Unseen(Fingerprints):
 
 def _dependency(wait: Wait, jobs: Sequence[int | str]) -> str:
     """A dependency as SLURM writes it, with the jobs that calls have become."""
-    task = wait.task or (f"{jobs[wait.call]}" if wait.index is None else f"{jobs[wait.call]}_{wait.index}")
-    return f"{wait.kind}:{task}"
+    if wait.call is None:
+        return f"{wait.kind}:{wait.task}"
+    return f"{wait.kind}:{jobs[wait.call]}" + ("" if wait.index is None else f"_{wait.index}")
 
 
 # ------------------------------------------------------------------------------------------------ what there is to do
 
 
-def find_work(config: Path, arguments: list[str], dry_run: bool = False) -> Work:
-    """What of a recipe is not done. Writes nothing.
+def find_work(experiments: list[Experiment], config: Path, arguments: list[str], dry_run: bool = False) -> Work:
+    """What of a recipe, of which these are the points, is not done. Writes nothing.
 
     A dry run needs neither the corpus nor a network: where it can't see what is done, it takes nothing for done.
     """
-    experiments = [Experiment(recipe) for recipe in load_points(config, arguments)]
     refuse_impossible(experiments)
     unseen = ""
     try:
@@ -140,6 +156,8 @@ def find_work(config: Path, arguments: list[str], dry_run: bool = False) -> Work
     states: dict[tuple[str, str], State] = {
         (point, job.name): ("missing", "") for point, own in zip(points, jobs, strict=True) for job in own
     }
+    if len(points) > 1:
+        states["", OVERVIEW] = ("missing", "")
     if not unseen:
         from slurm.status import statuses
 
@@ -148,7 +166,7 @@ def find_work(config: Path, arguments: list[str], dry_run: bool = False) -> Work
     made = [next((job for job in own if job.name == "corpus"), None) for own in jobs]
     corpora = [job.fingerprint if job else str(index) for index, job in enumerate(made)]
     arrays = Arrays(points, jobs, states, [corpora.index(corpus) for corpus in corpora])
-    submission = Submission.new(home(recipe), str(config), arguments)
+    submission = Submission.new(recipe.home, str(config), arguments)
     return Work(experiments, arrays, submission, Path.cwd(), unseen)
 
 
@@ -213,6 +231,8 @@ def commands(work: Work) -> str:
     lines = [f"# {again(work.submission)} would submit these scripts. Nothing was written or submitted."]
     if work.unseen:
         lines.append(f"# What is done already can't be seen from here, so all is listed: {work.unseen}")
+    if work.left_out:
+        lines.append(f"# Left out: {', '.join(work.left_out)}. {work.why_left_out()}")
     for path, text in work.scripts().items():
         lines += ["", f"# {'-' * 20} {path}", "", text.rstrip()]
     lines += ["", f"# {'-' * 20} how they are submitted, once the scripts and each run's config.yaml are written", ""]
@@ -230,8 +250,9 @@ def commands(work: Work) -> str:
 # ------------------------------------------------------------------------------------------------ submitting
 
 
-def submit(work: Work) -> None:
-    """Write the scripts and submit them one by one, each recorded at once; work.submission then has SLURM's ids.
+def submit(work: Work, made: Sequence[Path] = ()) -> None:
+    """Write the scripts and submit them one by one, each recorded at once; work.submission then has SLURM's ids. `made` are folders
+    that this call has made already.
 
     RecipeError, with nothing written, for what can be seen to be impossible. ImprintError where SLURM refuses a script, or it is
     interrupted; what was submitted before that is in the sentence and the record.
@@ -244,9 +265,9 @@ def submit(work: Work) -> None:
     refuse_trainings(work)
     submission = work.submission
     submission.arrays = [Array(call.array, None, work.tasks(call.array), call.indices) for call in work.calls]
-    with _nothing_left(work):
+    with nothing_left(work.submission, work.experiments, made):
         for experiment in work.experiments:
-            _prepare(experiment)
+            _prepare(experiment, experiment.recipe.point in work.left_out)
         submission.logs.mkdir(parents=True)
         for path, text in work.scripts().items():
             path.write_text(text)
@@ -258,11 +279,13 @@ def submit(work: Work) -> None:
                     array.job = _sbatch(submission.script(array.name), work.options(call, jobs))
                     submission.write()
         except (ImprintError, KeyboardInterrupt) as error:
-            made = ", ".join(f"{array.name} ({array.job})" for array in submission.arrays if array.job is not None)
-            if not made:
+            submitted = ", ".join(f"{array.name} ({array.job})" for array in submission.arrays if array.job is not None)
+            if not submitted:
                 raise
             why = str(error) or "interrupted"
-            raise ImprintError(f"{why}; submitted before that: {made}; `{again(submission)} --missing` submits the rest") from error
+            raise ImprintError(
+                f"{why}; submitted before that: {submitted}; `{again(submission)} --missing` submits the rest"
+            ) from error
 
 
 def refuse_changes(work: Work) -> None:
@@ -279,12 +302,15 @@ def refuse_changes(work: Work) -> None:
             )
 
 
-def _prepare(experiment: Experiment) -> None:
-    """Do what has to be done here, and write the run's configuration where it is another; a job may hold the run's lock."""
-    if any(not job.array and job.missing() for job in experiment.jobs()):
-        experiment.prepare()
+def _prepare(experiment: Experiment, left_out: bool) -> None:
+    """Do what has to be done here, and write the run's configuration where it is another; a job may hold the run's lock.
+
+    Of a run that is left out only a configuration is written, for the overview, where there is none.
+    """
     config = experiment.run.config
-    if not config.exists() or load_recipe(config) != experiment.recipe:
+    if not left_out and any(not job.array and job.missing() for job in experiment.jobs()):
+        experiment.prepare()
+    if not config.exists() or (not left_out and load_recipe(config) != experiment.recipe):
         with experiment.folder():
             pass
 
@@ -316,24 +342,6 @@ def _uninterrupted() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-@contextmanager
-def _nothing_left(work: Work) -> Iterator[None]:
-    """Where the block fails before anything is submitted, folders that it made are removed again."""
-    own = [work.submission.folder, *(experiment.run.root.absolute() for experiment in work.experiments)]
-    around = [path for folder in [*own, *(e.cache.absolute() for e in work.experiments)] for path in (folder, *folder.parents)]
-    absent = {path for path in around if not path.exists()}
-    try:
-        yield
-    except BaseException:
-        if all(array.job is None for array in work.submission.arrays):
-            for folder in absent.intersection(own):
-                shutil.rmtree(folder, ignore_errors=True)
-            for folder in sorted(absent, key=lambda path: len(path.parts), reverse=True):
-                with suppress(OSError):  # it holds something else, or is gone
-                    folder.rmdir()
-        raise
-
-
 # ------------------------------------------------------------------------------------------------ what is told
 
 
@@ -342,20 +350,21 @@ def rows(work: Work) -> list[tuple[str, str, str, str]]:
     arrays = work.submission.arrays
     found = []
     for array, call in zip(arrays, work.calls, strict=True):
-        waits = [_told(wait, arrays) for wait in call.waits]
+        waits = [_awaited(wait, arrays) for wait in call.waits]
         found.append((array.name, str(array.job), f"{len(call.indices)} ({ranges(call.indices)})", ", ".join(waits) or "-"))
     return found
 
 
-def _told(wait: Wait, arrays: Sequence[Array]) -> str:
-    if wait.task:
-        return f"{wait.task} to end"
+def _awaited(wait: Wait, arrays: Sequence[Array]) -> str:
+    if wait.call is None:
+        return wait.task + (" to end" if wait.kind == "afterany" else "")
     job = str(arrays[wait.call].job) if wait.index is None else f"{arrays[wait.call].job}_{wait.index}"
     return f"{arrays[wait.call].name} {job}" + {"aftercorr": ", task by task", "afterok": "", "afterany": " to end"}[wait.kind]
 
 
 def last_words(work: Work) -> str:
-    """How to look after what was submitted, and how to cancel it."""
+    """What was left out, how to look after what was submitted, and how to cancel it."""
     look = again(work.submission).replace("imprint submit", "imprint status", 1)
     jobs = " ".join(str(array.job) for array in work.submission.arrays)
-    return f"Scripts and logs: {work.submission.folder}\nSee how it goes:  {look}\nCancel it all:    scancel {jobs}"
+    left_out = f"Left out:         {', '.join(work.left_out)}. {work.why_left_out()}\n" if work.left_out else ""
+    return f"{left_out}Scripts and logs: {work.submission.folder}\nSee how it goes:  {look}\nCancel it all:    scancel {jobs}"

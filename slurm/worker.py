@@ -25,9 +25,10 @@ def main(run: str, model: str) -> None:
         sys.exit(1)
     with Stop() as stop:  # before what takes seconds to import
         from slurm.jobs import Experiment
+        from slurm.training import train_model
 
         try:
-            Experiment.of(Path(run), stop).train(model)
+            train_model(Experiment.of(Path(run), stop), model)
         except Stopped:  # told by the leading process
             sys.exit(STOPPED)
 

@@ -10,6 +10,7 @@ from configs.schema import Corpus as CorpusSettings
 from configs.schema import Tokenizer
 from inject.corpus import Corpus, build_corpus
 from tests.clock import Clock
+from tests.cluster.slurm import Cluster
 
 
 @pytest.fixture(scope="session")
@@ -45,3 +46,12 @@ def small_model(small_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Cluster:
+    """The SLURM cluster that tests run on: whichever `sinfo` reaches. Skips, saying so, where there is none."""
+    reached = Cluster.reached()
+    if reached is None:
+        pytest.skip("sinfo reaches no SLURM cluster")
+    return reached

@@ -30,6 +30,7 @@ def main() -> int:
             folder / "cluster", folder / "cache", arguments.steps, (f"train.strategy={arguments.strategy}", "slurm.tasks=2")
         )
         sweep.besiege()
+        sweep.finish()
         here = Sweep(folder / "here", folder / "cache", arguments.steps)
         here.run_here()
         faults = [*sweep.faults, *compare(sweep, here)]

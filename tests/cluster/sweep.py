@@ -72,13 +72,15 @@ class Sweep:
     # ---------------------------------------------------------------------------------------- what goes wrong
 
     def besiege(self) -> None:
-        """Submit; preempt one training, take the node of another down, let one fail; then mend, submit what is missing, finish."""
-        blocked = self.run(FAILING).model("perturbed").checkpoint(0).parent
-        blocked.parent.mkdir(parents=True)
-        blocked.write_text("in the way")  # no checkpoint can be written
+        """Submit; preempt one training, take the node of another down, and let one fail."""
+        self.blocked.parent.mkdir(parents=True)
+        self.blocked.write_text("in the way")  # no checkpoint can be written
         self.note("submitted:\n" + self.imprint("submit").stdout)
         self.preempt()
         self.lose_a_node()
+
+    def finish(self) -> None:
+        """See what failed and what did not; mend it, submit what is missing, and see that all is done."""
         self.until("all but the failing point is done", lambda state: not {"running", "queued"} & set(state.values()))
         state = self.state()
         for (point, job), found in state.items():
@@ -88,18 +90,21 @@ class Sweep:
         if state[FAILING, "train-perturbed"] != "failed":
             self.fault(f"the training that can't be written is {state[FAILING, 'train-perturbed']}")
         self.note(self.imprint("status").stdout)
-        blocked.unlink()
+        self.blocked.unlink()
         self.note("mended:\n" + self.imprint("submit", "--missing").stdout)
         self.until("all is done", lambda state: not {"running", "queued"} & set(state.values()))
         self.faults += [f"{point} {job} is {found} in the end" for (point, job), found in self.state().items() if found != "done"]
         self.note(self.imprint("status").stdout)
+
+    @property
+    def blocked(self) -> Path:
+        return self.run(FAILING).model("perturbed").checkpoint(0).parent
 
     def preempt(self) -> None:
         task = self.training(PREEMPTED, after=0.2)
         slurm("scancel", "-s", "USR1", task)
         self.note(f"{PREEMPTED}: task {task} preempted")
         self.until("it waits", lambda state: state[PREEMPTED, "train-perturbed"] == "queued")
-        self.until("it goes on", lambda state: state[PREEMPTED, "train-perturbed"] != "queued")
 
     def lose_a_node(self) -> None:
         task = self.training(LOST, after=0.1)
@@ -109,7 +114,8 @@ class Sweep:
         try:
             self.until("its training is queued again", lambda state: state[LOST, "train-perturbed"] in ("queued", "running"))
         finally:
-            slurm("scontrol", "update", f"nodename={node}", "state=resume")
+            # refused where SLURM takes a node that answers back by itself
+            subprocess.run(["scontrol", "update", f"nodename={node}", "state=resume"], check=False, capture_output=True)
 
     def training(self, point: str, after: float) -> str:
         """SLURM's id of the running training of a point, once it has made a part of its steps."""
@@ -176,15 +182,18 @@ def compare(cluster: Sweep, here: Sweep) -> list[str]:
         if _stream(theirs) != _stream(ours):
             faults.append(f"{point}: the streams differ")
         for run in (theirs, ours):
-            if not read_json(run.model("perturbed").certificate)["certified"]:
+            if read_json(run.model("perturbed").certificate)["verdict"] != "certified":
                 faults.append(f"{run.root} is not certified")
-        findings = [{row["name"]: row for row in read_json(run.report / "findings.json")} for run in (theirs, ours)]
+        findings = [
+            {(row["name"], row["metric"], row["kind"], row["arm"]): row for row in read_json(run.report / "findings.json")}
+            for run in (theirs, ours)
+        ]
         if findings[0].keys() != findings[1].keys():
             faults.append(f"{point}: other findings")
-        for name in findings[0].keys() & findings[1].keys():
-            one, other = findings[0][name], findings[1][name]
+        for key in findings[0].keys() & findings[1].keys():
+            one, other = findings[0][key], findings[1][key]
             if not (_within(one, other) and _within(other, one)):
-                faults.append(f"{point}: {name} is {one['value']:.3f} on the cluster and {other['value']:.3f} here")
+                faults.append(f"{point}: {key} is {one['value']} on the cluster and {other['value']} here")
     return faults
 
 
@@ -195,7 +204,9 @@ def _stream(run: RunLayout) -> list[Any]:
 
 
 def _within(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether a value lies in the other's interval; a bound that is null is none."""
+    """Whether a value lies in the other's interval, a bound that is null being none; or neither could be measured."""
+    if one["value"] is None or other["value"] is None:
+        return one["value"] is other["value"]
     low = float("-inf") if other["low"] is None else other["low"]
     high = float("inf") if other["high"] is None else other["high"]
     return bool(low <= one["value"] <= high)

@@ -18,6 +18,8 @@ slurm:
 REFUSED = {
     "slurm.nodes=0": "slurm.nodes is 0; it must be 1 or more",
     "slurm.eval.gpus=-1": "slurm.eval.gpus is -1; it must be 0 or more",
+    "slurm.plan.nodes=2": "slurm.plan.nodes is 2, but one process does such a job",
+    "slurm.eval.tasks=8": "slurm.eval.tasks is 8, but one process does such a job",
     "slurm.time=0": "slurm.time is 0; it must be more than 0",
     "slurm.plan.time=soon": "slurm.plan.time: the time limit 'soon' is none that SLURM knows",
     "slurm.warning=5400": "slurm.warning is 5400 seconds before the limit of slurm.train.time; it can be 1 to 5399",

@@ -28,6 +28,14 @@ def test_a_task_is_found_by_the_folder_of_its_submission_array_and_index(slurm, 
     assert (task.name, task.state, task.reason, task.nodes, task.runs) == ("12_1", "RUNNING", "", "node1", True)
 
 
+def test_how_a_user_likes_to_see_the_queue_does_not_matter(slurm, submission, monkeypatch):
+    monkeypatch.setenv("SLURM_TIME_FORMAT", "relative")
+    monkeypatch.setenv("SQUEUE_PARTITION", "gpu")
+    slurm.says(line(submission, "12_1", "RUNNING"))
+    slurm.script("squeue", f'test "$SLURM_TIME_FORMAT,$SQUEUE_PARTITION" = standard, && cat {slurm.folder}/squeue.txt')
+    assert [task.name for task in ask([submission]).tasks] == ["12_1"]
+
+
 def test_a_task_of_the_same_number_that_is_not_of_these_submissions_is_left_out(slurm, submission):
     slurm.says(line(submission, "12_1", "RUNNING", comment="/another/slurm/20261122-223501"))
     assert ask([submission]).tasks == []

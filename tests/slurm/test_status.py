@@ -275,6 +275,25 @@ def test_of_a_task_with_two_jobs_the_first_that_is_not_done_failed(one, slurm):
     assert found["report"].why == "cancelled by SLURM: waits for audit-perturbed, which failed"
 
 
+def test_what_still_waits_in_the_queue_for_a_job_that_failed_is_missing(one, slurm):
+    submission = one.submit(STAMP, 12, TRAIN, EVAL, "report")
+    waiting = [line(submission, task, "PENDING", "Dependency", array) for task, array in (("13_0", EVAL), ("14_0", "report"))]
+    slurm.says(line(submission, "12_0", "FAILED"), *waiting)
+    found = one.statuses()
+    assert [found[job].state for job in (TRAIN, *JOBS[EVAL], "report")] == ["failed", "missing", "missing", "missing"]
+    assert {found[job].why for job in (*JOBS[EVAL], "report")} == {f"waits for {TRAIN}, which failed"}
+
+
+def test_what_waits_for_a_job_that_failed_and_was_submitted_again_is_queued(one, slurm):
+    old, new = one.submit(STAMP, 12, TRAIN), one.submit(LATER, 15, TRAIN, EVAL)
+    slurm.says(
+        line(old, "12_0", "FAILED"),
+        line(new, "15_0", "PENDING", "Priority"),
+        line(new, "16_0", "PENDING", "Dependency", EVAL),
+    )
+    assert [one.states()[job] for job in (TRAIN, *JOBS[EVAL])] == ["queued", "queued", "queued"]
+
+
 def test_a_job_that_was_cancelled_before_it_began_has_no_log(one, slurm):
     slurm.says(line(one.submit(STAMP, 12, TRAIN), "12_0", "CANCELLED", nodes=""))
     found = one.statuses()[TRAIN]
@@ -298,7 +317,7 @@ def test_a_job_that_was_done_since_it_was_submitted_did_not_fail_when_its_settin
 def test_a_task_that_completed_without_its_job_being_done_is_missing(one, slurm):
     slurm.says(line(one.submit(STAMP, 12, TRAIN), "12_0", "COMPLETED"))
     found = one.statuses()[TRAIN]
-    assert (found.state, found.why) == ("missing", "SLURM says COMPLETED, but it is not done yet")
+    assert (found.state, found.why) == ("missing", "SLURM says COMPLETED, but: not done yet")
 
 
 def test_a_point_that_was_not_submitted_is_missing_beside_one_that_failed(two, slurm):

@@ -199,7 +199,7 @@ def test_missing_tasks_wait_for_tasks_that_are_under_way_in_a_call_of_their_own(
         "--array=2 plan.sbatch",
         "--array=2 --dependency=aftercorr:101 --kill-on-invalid-dep=yes train-perturbed.sbatch",
         "--array=0 eval-perturbed.sbatch",
-        "--array=1 --dependency=afterany:12_1 eval-perturbed.sbatch",
+        "--array=1 --dependency=afterok:12_1 --kill-on-invalid-dep=yes eval-perturbed.sbatch",
         "--array=2 --dependency=aftercorr:102 --kill-on-invalid-dep=yes eval-perturbed.sbatch",
     ]
 
@@ -370,7 +370,7 @@ def test_jobs_of_one_array_that_need_nothing_of_each_other_are_tasks_of_their_ow
     models = [job(f"eval-{name}", "eval", "items") for name in "abc"]
     found = arrays([job("items", ""), *models, job("report", "report", *(each.name for each in models))])
     assert found.tasks["eval"] == [Task("point-0", [f"eval-{name}"]) for name in "abc"]
-    assert found.calls(overview=False) == [
+    assert found.calls() == [
         Call("eval", [0, 1, 2], []),
         Call("report", [0], [Wait("afterok", 0)]),
     ]
@@ -379,7 +379,7 @@ def test_jobs_of_one_array_that_need_nothing_of_each_other_are_tasks_of_their_ow
 def test_an_array_of_several_tasks_a_point_is_waited_for_by_the_tasks_of_the_point() -> None:
     models = [job(f"eval-{name}", "eval") for name in "ab"]
     found = arrays(*([*models, job("report", "report", "eval-a", "eval-b")] for _ in range(2)))
-    assert found.calls(overview=False)[1:] == [
+    assert found.calls()[1:] == [
         Call("report", [0], [Wait("afterok", 0, 0), Wait("afterok", 0, 1)]),
         Call("report", [1], [Wait("afterok", 0, 2), Wait("afterok", 0, 3)]),
     ]
@@ -393,7 +393,7 @@ def test_points_with_other_models_keep_their_index_in_every_array() -> None:
 
     found = arrays(point("perturbed"), point("standard"), point("perturbed", "standard"))
     assert [task.jobs for task in found.tasks["train-standard"]] == [[], ["train-standard"], ["train-standard"]]
-    assert found.calls(overview=False)[4:] == [
+    assert found.calls()[4:] == [
         Call("report", [0], [Wait("aftercorr", 2)]),
         Call("report", [1], [Wait("aftercorr", 3)]),
         Call("report", [2], [Wait("aftercorr", 2), Wait("aftercorr", 3)]),

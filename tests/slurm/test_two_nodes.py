@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
+from tests.cluster.slurm import Cluster
 from tests.kill.runs import LAUNCHED, REPOSITORY, Runs, faults
-from tests.slurm.conftest import Cluster
 
 SRUN = ["srun", "--nodes=2", "--ntasks-per-node=1", "--time=10", "--immediate=240"]
 

@@ -4,7 +4,6 @@ same model as far as sums in another order allow.
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -129,16 +128,6 @@ def test_torchrun_launches_a_run(runs: Runs) -> None:
     training = runs.command("torchrun", *BOTH, launcher=launcher, job="run")
     assert training.wait(400) == [0], training.told()
     assert_whole(runs, "torchrun", training.told())
-
-
-@pytest.fixture
-def cluster() -> None:
-    """A SLURM cluster that takes jobs of two tasks."""
-    if shutil.which("srun") is None:
-        pytest.skip("there is no srun here")
-    asked = subprocess.run(["sinfo", "--noheader", "--format=%C"], capture_output=True, text=True)
-    if asked.returncode:
-        pytest.skip(f"there is no SLURM cluster here: {asked.stderr.strip()}")
 
 
 @pytest.mark.slow

@@ -1,0 +1,149 @@
+"""The jobs of an experiment that trains its models: corpus -> decontaminate -> plan -> train -> audit -> eval -> report."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from configs.errors import DataError
+from configs.layout import read_json, write_json
+from configs.tables import read_table
+from slurm.jobs import Experiment, Job
+
+if TYPE_CHECKING:
+    from slurm.planning import Drawn
+
+
+def pipeline_jobs(experiment: Experiment) -> list[Job]:
+    """All jobs of a recipe that trains, in an order in which they can be done."""
+    run, marks, models = experiment.run, experiment.fingerprints, experiment.recipe.train.models
+
+    def job(
+        name: str, identity: str, outputs: list[Path], work: Callable[..., None], array: str, *needs: str, model: str = ""
+    ) -> Job:
+        done = partial(work, experiment, model) if model else partial(work, experiment)
+        return Job(name, identity, outputs, done, run.job(name), list(needs), array, run.root / model)
+
+    tables = [run.items, run.texts, run.assignment, run.plan, run.balance, run.power, run.field_copies]
+    planned = [*tables, run.corpus / "meta.json"]  # the cache may have been cleared, or be another one now
+    jobs = [job("corpus", marks.corpus, [experiment.cache / marks.corpus / "meta.json"], make_corpus, "corpus")]
+    if experiment.recipe.decontaminate.policy != "none":
+        found = [run.hits, run.decontaminated, *_decontaminated_corpus(experiment)]
+        jobs.append(job("decontaminate", marks.decontaminate, found, decontaminate, "plan", "corpus"))
+    jobs.append(job("plan", marks.tables, planned, make_plan, "plan", jobs[-1].name))
+    for model in models:
+        last = run.model(model).checkpoint(experiment.recipe.train.steps) / "imprint.json"
+        jobs.append(job(f"train-{model}", marks.train(model), [last], train, f"train-{model}", "plan", model=model))
+    for model in models:
+        certificate = [run.model(model).certificate]
+        jobs.append(job(f"audit-{model}", marks.audit(model), certificate, audit, f"eval-{model}", f"train-{model}", model=model))
+    for model in models:
+        scores = [run.model(model).scores / name for name in ("scores.parquet", "effects.parquet")]
+        jobs.append(job(f"eval-{model}", marks.eval(model), scores, evaluate, f"eval-{model}", f"audit-{model}", model=model))
+    page = [run.report / name for name in ("index.html", "findings.json")]
+    return [*jobs, job("report", marks.report(models), page, report, "report", *(f"eval-{model}" for model in models))]
+
+
+def _decontaminated_corpus(experiment: Experiment) -> list[Path]:
+    """The description of the corpus that decontamination left to train of, once that is known."""
+    path = experiment.run.decontaminated
+    return [experiment.cache / read_json(path)["corpus"] / "meta.json"] if path.exists() else []
+
+
+# ------------------------------------------------------------------------------------------------ what they do
+
+
+def make_corpus(experiment: Experiment, shard: tuple[int, int] | None = None) -> None:
+    """Tokenize the base documents, or one of `shard`'s equal shares of them, unless the cache holds them."""
+    from inject.corpus import build_corpus
+
+    recipe, identity = experiment.recipe, experiment.fingerprints.corpus
+    folder = experiment.cache / identity
+    if (folder / "meta.json").exists():
+        print(f"  found in {folder.parent}", flush=True)
+    else:
+        build_corpus(recipe.corpus, recipe.seed, folder, identity, shard)
+
+
+def decontaminate(experiment: Experiment, shard: tuple[int, int] | None = None) -> None:
+    """Look for the items elsewhere, or in one of `shard`'s equal shares of the corpus, and do what the policy says."""
+    from slurm import decontamination
+
+    outcome = decontamination.decontaminate(experiment.recipe, experiment.base_corpus, experiment.cache, shard)
+    if outcome:
+        shutil.copyfile(outcome.hits, experiment.run.hits)
+        write_json(experiment.run.decontaminated, outcome.record())
+
+
+def make_plan(experiment: Experiment) -> None:
+    """Draw the items, assign them to arms, and place every copy in the corpus that decontamination left."""
+    from inject.corpus import Corpus
+    from slurm.decontamination import refuse_other_texts
+    from slurm.planning import draw, place, write
+
+    recipe, run = experiment.recipe, experiment.run
+    if recipe.decontaminate.policy == "none":
+        corpus = experiment.base_corpus
+        drawn = draw(recipe, corpus.tokenizer)
+    else:
+        outcome = read_json(run.decontaminated)
+        corpus = Corpus(experiment.cache / outcome["corpus"])
+        drawn = draw(recipe, corpus.tokenizer, outcome["redrawn"])
+        refuse_other_texts(drawn.items, drawn.texts, outcome["texts"], run.decontaminated)
+    plan = place(drawn, recipe, corpus)
+    run.corpus.unlink(missing_ok=True)
+    run.corpus.symlink_to(corpus.folder.resolve())
+    write(drawn, plan, run)
+    tokens = int(plan["length"].to_numpy().sum())
+    share = tokens / (drawn.shape.rows * drawn.shape.row_tokens)
+    print(f"  {len(drawn.items):,} items, {plan.num_rows:,} occurrences, {tokens:,} tokens: {share:.1%} of training", flush=True)
+
+
+def preview(experiment: Experiment) -> tuple[Drawn, Callable[[], str]]:
+    """What is to be inserted, drawn in memory; and a check that places it, too, and says what remained unchecked."""
+    from slurm import planning
+
+    return planning.preview(experiment.recipe, experiment.cache / experiment.fingerprints.corpus)
+
+
+def train(experiment: Experiment, model: str) -> None:
+    """Train a model, from its newest state if there is one."""
+    from slurm.training import train_model
+
+    train_model(experiment, model)
+
+
+def audit(experiment: Experiment, model: str) -> None:
+    """Write a model's certificate; DataError where it is not certified."""
+    from slurm.audits import certify
+
+    if not certify(experiment, model):
+        raise DataError(f"what {model} was trained on is not what was planned; see {experiment.run.model(model).certificate}")
+
+
+def evaluate(experiment: Experiment, model: str) -> None:
+    """Score every checkpoint of a model."""
+    from eval import evaluation
+
+    run, recipe = experiment.run, experiment.recipe
+    items, texts, assignment = (read_table(path) for path in (run.items, run.texts, run.assignment))
+    scored = evaluation.Evaluation(recipe.eval, items, texts, assignment, experiment.corpus.tokenizer)
+    seed = recipe.seed_for("assignment")
+    evaluation.evaluate(scored, run.model(model), experiment.plan_of(model), recipe.train.global_batch, seed)
+
+
+def report(experiment: Experiment) -> None:
+    """Write the page about all models, and the findings about one of them."""
+    import pandas as pd
+
+    from eval.findings import findings
+    from eval.report import write_report
+
+    run, models = experiment.run, experiment.recipe.train.models
+    model = "perturbed" if "perturbed" in models else models[0]
+    effects = [read_table(run.model(name).scores / "effects.parquet").to_pandas() for name in models]
+    items, assignment = (read_table(path).to_pandas() for path in (run.items, run.assignment))
+    write_report(run, experiment.recipe, findings(pd.concat(effects), items, assignment, model))

@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -140,7 +141,7 @@ def resolve(written: DictConfig, layers: Sequence[Layer], default_name: str) -> 
             given.corpus.tokenizer = {"path": tokenizer}
         name = OmegaConf.select(given, "model.preset")
         shape = {"model": preset(str(name))} if isinstance(name, str | int | float) else {}  # a list is refused below
-        merged = OmegaConf.merge(OmegaConf.structured(Recipe), {"name": default_name}, shape, given)
+        merged = OmegaConf.merge(_defaults(Recipe), {"name": default_name}, shape, given)
         recipe = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise RecipeError(_wrong_value(error, given, Recipe)) from error
@@ -242,10 +243,16 @@ def _item_set(name: str, settings: Any, given: Any) -> ItemSet:
     return item_set
 
 
+@lru_cache  # most of the time that a point of a sweep takes; a merge copies it
+def _defaults(kind: type) -> Any:
+    """The settings of a dataclass before any is given."""
+    return OmegaConf.structured(kind)
+
+
 def _structured(kind: type, layers: list[Any], prefix: str) -> Any:
     """A dataclass from settings, each laid over those before; RecipeError for a wrong value."""
     given = OmegaConf.merge(*(OmegaConf.create(layer) for layer in layers))
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), given))
+        return OmegaConf.to_object(OmegaConf.merge(_defaults(kind), given))
     except OmegaConfBaseException as error:
         raise RecipeError(_wrong_value(error, given, kind, prefix)) from error

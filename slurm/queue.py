@@ -6,6 +6,7 @@ Not by their numbers alone: these start again with a fresh cluster, and a script
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ SQUEUE = SEPARATOR.join(["%F", "%K", "%A", "%T", "%r", "%V", "%N", "%j", "%k"])
 SACCT = "JobID,JobIDRaw,State,Reason,Submit,NodeList,JobName,Comment"
 WAITING = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
 RUNNING = {"RUNNING", "COMPLETING", "CONFIGURING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED"}
+HELD = re.compile(r"held|JobHold", re.IGNORECASE)  # in the reasons of tasks that wait until someone releases them
 NEVER = "DependencyNeverSatisfied"  # the reason of a task that waits, or waited, for one that failed
 
 
@@ -52,6 +54,11 @@ class QueueTask:
     @property
     def waits(self) -> bool:
         return self.state in WAITING
+
+    @property
+    def held(self) -> bool:
+        """Whether it waits until someone releases it, as JobHeldUser or "launch failed requeued held" say."""
+        return self.waits and bool(HELD.search(self.reason))
 
     @property
     def runs(self) -> bool:

@@ -30,6 +30,7 @@ from slurm.submission import RECORD, Submission, submissions
 STARTING_SECONDS = 120  # that a task may take from its first word to its lock: where SLURM can't be asked, it may run
 ACTIVE = ["running", "queued"]
 STATES = ["done", *ACTIVE, "failed", "missing"]
+RELEASE = "scontrol release"  # what a task that is held waits for
 
 
 @dataclass(frozen=True)
@@ -205,6 +206,8 @@ class Point:
     def _waits_for(self, job: Job, attempt: Attempt, task: QueueTask) -> str:
         if before := self._before(job, attempt):
             return f"follows {before}, in the same task"
+        if task.held:
+            return f"held by SLURM ({task.reason}); `{RELEASE} {task.name}` lets it go on"
         needs = [name for each in self.jobs if each.name in attempt.jobs for name in each.needs if name not in attempt.jobs]
         awaited = [name for name in dict.fromkeys(needs) if name in self.found and self.found[name].state != "done"]
         if task.reason == "Dependency" and awaited:
@@ -296,9 +299,10 @@ class Point:
 
     def _stopped(self, name: str) -> dict[str, Any] | None:
         path = self.experiment.run.model(name.removeprefix("train-")).stopped
-        with suppress(DataError):  # not there, or taken away just now
+        with suppress(DataError, OSError):  # not there, or taken away just now; or the run's folder is no folder
             stopped = read_json(path)
-            return stopped if isinstance(stopped, dict) and {"step", "steps", "signal"} <= stopped.keys() else None
+            whole = isinstance(stopped, dict) and "signal" in stopped
+            return stopped if whole and all(isinstance(stopped.get(key), int) for key in ("step", "steps")) else None
         return None
 
     def _training(self, status: JobStatus, layout: ModelLayout) -> JobStatus:

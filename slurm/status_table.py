@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from slurm.status import STATES, JobStatus
+from slurm.status import RELEASE, STATES, JobStatus
 from slurm.submission import OVERVIEW
 
 STYLES = {"done": "green", "running": "cyan", "queued": "yellow", "failed": "bold red", "missing": "dim"}
@@ -114,6 +114,8 @@ def last_words(found: Sequence[JobStatus], arguments: Sequence[str], report: Pat
         lines.append(f"Nothing was done yet. To SLURM: {submit}; here: {shlex.join(['imprint', 'run', *arguments])}")
     elif counts["failed"] or counts["missing"]:
         lines.append(f"What failed or is missing, again: {submit} --missing")
+    elif any(RELEASE in status.why for status in found):
+        lines.append("Nothing is missing, but what is held goes on only when it is released.")
     else:
         lines.append("Nothing is missing: what is queued or running does the rest.")
     return lines

@@ -185,7 +185,10 @@ def refuse_impossible(experiments: Sequence[Experiment]) -> None:
                 "leave slurm and train.devices out of the sweep"
             )
         if not recipe.models:
-            cells(recipe.insert, recipe.train.steps)
+            try:
+                cells(recipe.insert, recipe.train.steps)
+            except RecipeError as error:
+                raise RecipeError(f"point {recipe.point} of the sweep: {error}" if recipe.point else str(error)) from error
 
 
 def refuse_trainings(work: Work, dry_run: bool = False) -> None:

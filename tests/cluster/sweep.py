@@ -150,6 +150,10 @@ class Sweep:
         """What SLURM says of each task, and the jobs that have left a record."""
         queue = dict(line.split() for line in slurm("squeue", "-h", "-r", "-o", "%F_%K %T").splitlines())
         done = {(point, path.stem) for point in POINTS for path in (self.run(point).root / "jobs").glob("*.json")}
+        page, reports = RunLayout(self.runs / NAME).overview, [self.run(point).job("report") for point in POINTS]
+        newest = max((path.stat().st_mtime for path in reports if path.exists()), default=0.0)
+        if page.exists() and page.stat().st_mtime >= newest:
+            done.add(("", "overview"))
         return queue, done
 
     def compare(self, queue: dict[str, str], done: set[tuple[str, str]]) -> None:

@@ -27,6 +27,7 @@ train: {steps: 3000}
 """
 TRAIN, EVAL = "train-perturbed", "eval-perturbed"
 JOBS = {"corpus": ["corpus"], "plan": ["plan"], TRAIN: [TRAIN], EVAL: ["audit-perturbed", EVAL], "report": ["report"]}
+OVERVIEW = [Task("", ["overview"])]  # of all points
 
 
 @dataclass
@@ -65,8 +66,10 @@ class Sweep:
         submitted = points or list(range(len(names)))
         submission = Submission((self.home / "slurm" / stamp).absolute(), str(self.folder / "made.yaml"), [])
         for each, name in enumerate(arrays):
-            tasks = [Task(point, [] if name == "corpus" and index else JOBS[name]) for index, point in enumerate(names)]
-            submission.arrays.append(Array(name, number + each, tasks, [0] if name == "corpus" else submitted))
+            whole = name in ("corpus", "overview")
+            tasks = [Task(point, [] if whole and index else JOBS.get(name, [])) for index, point in enumerate(names)]
+            own = OVERVIEW if name == "overview" else tasks
+            submission.arrays.append(Array(name, number + each, own, [0] if whole else submitted))
         submission.logs.mkdir(parents=True)
         submission.write()
         long_ago = time.time() - 3600
@@ -76,8 +79,9 @@ class Sweep:
     def statuses(self) -> dict[str, JobStatus]:
         """By job, with `@1` for the second point of a sweep and so on."""
         points = [experiment.recipe.point for experiment in self.experiments]
+        numbers = {point: number for number, point in enumerate(points)}
         found = statuses(self.experiments)
-        return {status.job + (f"@{number}" if (number := points.index(status.point)) else ""): status for status in found}
+        return {status.job + (f"@{number}" if (number := numbers.get(status.point)) else ""): status for status in found}
 
     def states(self) -> dict[str, str]:
         return {job: status.state for job, status in self.statuses().items()}

@@ -10,7 +10,7 @@ import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import pytest
 
 from configs.layout import RunLayout, read_json
 from imprint import main
-from tests.cluster.slurm import Truth, slurm
+from tests.cluster.slurm import Cluster, Truth, lost, slurm
 from tests.kill.runs import LAUNCHED, Runs, faults
 
 STEPS, FEWER_STEPS = 1200, 60
@@ -62,10 +62,14 @@ class Sweep:
             assert main([*self.runs.arguments(command, "sweep", sweep), *options]) == 0
         return told.getvalue()
 
-    def submission(self) -> dict[str, Any]:
-        """The record of the newest."""
-        found: dict[str, Any] = read_json(max(self.home.glob("slurm/*/submission.json")))
-        return found
+    @property
+    def submission(self) -> Path:
+        """The folder of the newest."""
+        return max(self.home.glob("slurm/*"))
+
+    def submitted(self) -> list[tuple[str, list[int]]]:
+        """The arrays of the newest submission, and the indices of those of their tasks that were submitted."""
+        return [(array["name"], array["submitted"]) for array in read_json(self.submission / "submission.json")["arrays"]]
 
     def look(self) -> None:
         """Ask for the status, and compare it with SLURM and the files if these were the same before and after."""
@@ -85,7 +89,7 @@ class Sweep:
         self.look()
         while not holds():
             assert time.monotonic() < end, f"not within {LONGEST_SECONDS} s: {self.rows}"
-            time.sleep(0.3)
+            time.sleep(0.5)
             self.look()
 
     def states(self, point: str, *jobs: str) -> list[str]:
@@ -95,6 +99,10 @@ class Sweep:
         row = self.rows[LONG, TRAIN]
         assert row["state"] in ("queued", "running"), row
         return row["state"] == "running" and (row["step"] or 0) > step
+
+    def node(self) -> str:
+        """The node of the long training; n/a while it waits for one."""
+        return slurm("squeue", "-h", "-j", self.rows[LONG, TRAIN]["slurm"], "-o", "%B").strip()
 
     def in_queue(self) -> list[str]:
         """Its tasks that have not ended."""
@@ -110,107 +118,106 @@ class Sweep:
                 slurm("scancel", *left)
 
 
-def lose_the_node(sweep: Sweep) -> str:
-    """Set the node of the training down until the training has left it; why that can't be done, or nothing."""
-    node = slurm("squeue", "-h", "-j", sweep.rows[LONG, TRAIN]["slurm"], "-o", "%B").strip()
-    on_it = slurm("squeue", "-h", "-w", node, "-o", "%k").splitlines()
-    if not all(comment.startswith(str(sweep.home)) for comment in on_it):
-        return f"others have jobs on the node {node}"
-    down = subprocess.run(["scontrol", "update", f"nodename={node}", "state=down", "reason=test"], capture_output=True, text=True)
-    if down.returncode:
-        return down.stderr.strip()
-    try:
-        sweep.until(lambda: sweep.states(LONG, TRAIN) != ["running"])
-    finally:
-        # refused where SLURM takes a node that answers back by itself
-        subprocess.run(["scontrol", "update", f"nodename={node}", "state=resume"], check=False, capture_output=True)
+# ------------------------------------------------------------------------------------------------ what happens
+
+
+def preempt(sweep: Sweep) -> int:
+    """Warn the long training, as SLURM does before a preemption; the step from which it will go on, once it is queued."""
+    sweep.until(lambda: sweep.trains_beyond(20))
+    before = sweep.rows[LONG, TRAIN]
+    slurm("scancel", "-s", "USR1", before["slurm"])
+    sweep.until(lambda: sweep.states(LONG, TRAIN) != ["running"])
+    queued = sweep.rows[LONG, TRAIN]
+    assert before["step"] <= queued["step"] < STEPS
+    assert queued["why"].startswith(f"goes on from step {queued['step']:,} of {STEPS:,}; waits in the queue")
+    assert queued["slurm"] == before["slurm"]
+    return int(queued["step"])
+
+
+def lose_a_node(sweep: Sweep, cluster: Cluster, after: int) -> str:
+    """Lose the node of the long training until it runs on another; why that can't be done, or nothing."""
+    sweep.until(lambda: sweep.trains_beyond(after))
+    node = sweep.node()
+    comments = slurm("squeue", "-h", "-w", node, "-o", "%k").splitlines()
+    if len(cluster.nodes) < 2:
+        return "there is one node"
+    if not all(comment.startswith(str(sweep.home)) for comment in comments):
+        return f"others have jobs on {node}"
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(lost(node))
+        except subprocess.CalledProcessError as error:
+            return str(error.stderr).strip()
+        sweep.until(lambda: sweep.states(LONG, TRAIN) == ["running"] and sweep.node() not in (node, "n/a"))
     return ""
 
 
-@pytest.mark.usefixtures("cluster")
-def test_a_sweep_outlives_a_preemption_a_lost_node_and_a_point_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def assert_one_point_failed(sweep: Sweep, reason: str) -> None:
+    assert set(sweep.states(LONG, "corpus", "plan", TRAIN, *LATER)) == {"done"}
+    assert sweep.states(BLOCKED, "corpus", "plan", TRAIN, *LATER) == ["done", "done", "failed", *["missing"] * 3]
+    failed = sweep.rows[BLOCKED, TRAIN]
+    log = Path(failed["log"]).read_text()
+    assert all(line in log for line in failed["words"])
+    assert reason in "\n".join(failed["words"])
+    assert all(f"waits for {TRAIN}, which failed" in sweep.rows[BLOCKED, job]["why"] for job in LATER)
+    assert (sweep.home / "overview/index.html").exists()
+
+
+def submit_by_hand_and_cancel(sweep: Sweep) -> None:
+    """Submit the script of the trainings again, for the point that failed."""
+    number = slurm("sbatch", "--parsable", "--array=1", str(sweep.submission / f"{TRAIN}.sbatch")).strip()
+    sweep.until(lambda: sweep.states(BLOCKED, TRAIN) == ["running"])
+    assert sweep.rows[BLOCKED, TRAIN]["slurm"] == f"{number}_1"
+    slurm("scancel", f"{number}_1")
+    sweep.until(lambda: not sweep.in_queue())
+    assert (sweep.rows[BLOCKED, TRAIN]["state"], sweep.rows[BLOCKED, TRAIN]["why"]) == ("failed", "CANCELLED")
+
+
+def test_a_sweep_outlives_a_preemption_a_lost_node_and_a_point_that_fails(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in LAUNCHED.items():  # which the jobs are given, too
         monkeypatch.setenv(name, value)
     sweep, here = Sweep(Runs(tmp_path / "cluster", RECIPE)), Runs(tmp_path / "here", RECIPE)
     in_the_way = RunLayout(sweep.home / BLOCKED).model("perturbed").checkpoint(0).parent
     in_the_way.parent.mkdir(parents=True)
     in_the_way.write_text("no checkpoint can be written")
+    unbroken = here.train("unbroken", f"train.steps={STEPS}", processes=2)
 
     with sweep.cancelled_in_the_end():
-        unbroken = here.train("unbroken", f"train.steps={STEPS}", processes=2)
         sweep.imprint("submit")
         sweep.look()
         assert sweep.states(LONG, TRAIN, *LATER) == ["queued"] * 4
         assert sweep.rows[LONG, TRAIN]["why"] == "waits for plan"
-        arrays = sweep.submission()["arrays"]
-        assert [(array["name"], array["submitted"]) for array in arrays] == [
-            ("corpus", [0]),
-            *((name, [0, 1]) for name in ("plan", TRAIN, EVAL, "report")),
-            ("overview", [0]),
-        ]
+        both = [(name, [0, 1]) for name in ("plan", TRAIN, EVAL, "report")]
+        assert sweep.submitted() == [("corpus", [0]), *both, ("overview", [0])]
 
-        # a preemption
-        sweep.until(lambda: sweep.trains_beyond(20))
-        signalled = sweep.rows[LONG, TRAIN]
-        slurm("scancel", "-s", "USR1", signalled["slurm"])
-        sweep.until(lambda: sweep.states(LONG, TRAIN) != ["running"])
-        queued = sweep.rows[LONG, TRAIN]
-        assert signalled["step"] <= queued["step"] < STEPS
-        assert queued["why"].startswith(f"goes on from step {queued['step']:,} of {STEPS:,}; waits in the queue")
-        assert queued["slurm"] == signalled["slurm"]
-
-        # a lost node
-        sweep.until(lambda: sweep.trains_beyond(queued["step"] + 20))
-        why_not = lose_the_node(sweep)
-        log = Path(sweep.rows[LONG, TRAIN]["log"]).read_text()
-        assert f"from step {queued['step']:,}" in log
+        step, task = preempt(sweep), sweep.rows[LONG, TRAIN]["slurm"]
+        why_not = lose_a_node(sweep, cluster, step + 20)
         sweep.until(lambda: not sweep.in_queue())
-        log = Path(arrays_folder(sweep) / "logs" / f"{TRAIN}-{queued['slurm']}.out").read_text()
-        assert log.count(f"job {queued['slurm']} start ") == (2 if why_not else 3)
+        log = (sweep.submission / "logs" / f"{TRAIN}-{task}.out").read_text()
+        assert log.count(f"job {task} start ") == (2 if why_not else 3)
+        assert f"from step {step:,}" in log
+        assert_one_point_failed(sweep, str(in_the_way))
 
-        # a point that failed, beside one that is done
-        assert set(sweep.states(LONG, "corpus", "plan", TRAIN, *LATER)) == {"done"}
-        assert sweep.states(BLOCKED, "corpus", "plan", TRAIN, *LATER) == ["done", "done", "failed", *["missing"] * 3]
-        failed = sweep.rows[BLOCKED, TRAIN]
-        log = Path(failed["log"]).read_text()
-        assert all(word in log for word in failed["words"])
-        assert str(in_the_way) in "\n".join(failed["words"])
-        assert all(f"waits for {TRAIN}, which failed" in sweep.rows[BLOCKED, job]["why"] for job in LATER)
-        assert (sweep.home / "overview/index.html").exists()
-
-        # by hand, and cancelled
         in_the_way.unlink()
-        by_hand = slurm("sbatch", "--parsable", "--array=1", str(arrays_folder(sweep) / f"{TRAIN}.sbatch")).strip()
-        sweep.until(lambda: sweep.states(BLOCKED, TRAIN) == ["running"])
-        assert sweep.rows[BLOCKED, TRAIN]["slurm"] == f"{by_hand}_1"
-        slurm("scancel", f"{by_hand}_1")
-        sweep.until(lambda: not sweep.in_queue())
-        assert (sweep.rows[BLOCKED, TRAIN]["state"], sweep.rows[BLOCKED, TRAIN]["why"]) == ("failed", "CANCELLED")
-
-        # what is missing, and nothing else
+        submit_by_hand_and_cancel(sweep)
         sweep.imprint("submit", "--missing")
-        arrays = sweep.submission()["arrays"]
-        assert [(array["name"], array["submitted"]) for array in arrays] == [
-            *((name, [1]) for name in (TRAIN, EVAL, "report")),
-            ("overview", [0]),
-        ]
+        newest = sweep.submission
+        assert sweep.submitted() == [*((name, [1]) for name in (TRAIN, EVAL, "report")), ("overview", [0])]
         sweep.until(lambda: not sweep.in_queue())
         assert {row["state"] for row in sweep.rows.values()} == {"done"}
         assert "Nothing was submitted" in sweep.imprint("submit", "--missing")
-        assert sweep.submission()["arrays"] == arrays
-        assert unbroken.wait() == [0, 0], unbroken.told()
+        assert sweep.submission == newest
 
-    again = ["queued", "running"]
-    assert sweep.seen[LONG, TRAIN] == [*again, *again, *([] if why_not else again), "done"]
-    assert sweep.seen[BLOCKED, TRAIN] == [*again, "failed", *again, "failed", *again, "done"]
-    assert sweep.contradictions == []
+    starts = ["queued", "running"]
+    assert sweep.seen[LONG, TRAIN] == starts * (2 if why_not else 3) + ["done"]
+    assert sweep.seen[BLOCKED, TRAIN] == [*starts, "failed", *starts, "failed", *starts, "done"]
     assert sweep.compared > 10
+    assert sweep.contradictions == []
     for point in (LONG, BLOCKED):
         assert read_json(RunLayout(sweep.home / point).model("perturbed").certificate)["verdict"] == "certified"
+    assert unbroken.wait() == [0, 0], unbroken.told()
     assert faults(sweep.home / LONG, here.root("unbroken")) == []
     if why_not:
-        pytest.skip(f"all of it held, but no node could be set down: {why_not}")
-
-
-def arrays_folder(sweep: Sweep) -> Path:
-    return max(sweep.home.glob("slurm/*/submission.json")).parent
+        pytest.skip(f"all of it held, but no node could be lost: {why_not}")

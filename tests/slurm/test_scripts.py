@@ -16,6 +16,7 @@ from configs.schema import Recipe
 from imprint import main
 from slurm.scripts import program, render, request
 from slurm.submission import Submission, Task
+from tests.cluster.slurm import Cluster
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 HUBBLE = CONFIGS / "hubble-1b.yaml"

@@ -1,4 +1,3 @@
-import io
 import json
 import os
 import re
@@ -8,14 +7,10 @@ import sys
 import time
 
 import pytest
-from rich.console import Console
 
 from configs.errors import DataError
 from imprint import main
 from slurm import status as status_module
-from slurm.status import JobStatus
-from slurm.status_table import QUOTED, last_words, show
-from slurm.submission import Submission
 from tests.slurm.sweeps import EVAL, JOBS, TRAIN, FakeSlurm, Sweep, fake_slurm, line, write_log
 
 STAMP, LATER = "20260101-000000", "20260102-000000"
@@ -184,6 +179,28 @@ def test_a_queued_job_says_what_it_waits_for(one, slurm):
     assert found[TRAIN].why == "waits in the queue (Priority)"
     assert found["audit-perturbed"].why == f"waits for {TRAIN}"
     assert found[EVAL].why == "follows audit-perturbed, in the same task"
+
+
+@pytest.mark.parametrize("reason", ["JobHeldUser", "JobHeldAdmin", "launch failed requeued held"])
+def test_a_task_that_is_held_is_told_with_how_to_release_it(one, slurm, reason):
+    submission = one.submit(STAMP, 12, TRAIN)
+    slurm.says(line(submission, "12_0", "PENDING", reason))
+    found = one.statuses()[TRAIN]
+    assert (found.state, found.why) == ("queued", f"held by SLURM ({reason}); `scontrol release 12_0` lets it go on")
+
+
+@pytest.mark.parametrize("reason", ["QOSUsageThreshold", "Priority"])
+def test_a_task_that_only_waits_needs_no_release(one, slurm, reason):
+    submission = one.submit(STAMP, 12, TRAIN)
+    slurm.says(line(submission, "12_0", "PENDING", reason))
+    assert one.statuses()[TRAIN].why == f"waits in the queue ({reason})"
+
+
+@pytest.mark.parametrize("text", ['{"step": "x", "steps": 5, "signal": "SIGTERM"}', "[]", "{"])
+def test_a_damaged_note_of_a_stop_is_as_none(one, text):
+    (one.root() / "perturbed").mkdir(parents=True)
+    (one.root() / "perturbed/stopped.json").write_text(text)
+    assert (one.statuses()[TRAIN].state, one.statuses()[TRAIN].step) == ("missing", None)
 
 
 def test_a_training_that_was_stopped_and_is_queued_again_says_where_it_goes_on(one, slurm):
@@ -403,64 +420,73 @@ def test_without_slurm_a_lock_says_that_a_job_runs(one, slurm):
     assert one.states()[TRAIN] == "running"
 
 
-# ------------------------------------------------------------------------------------------------ what is shown
+# ------------------------------------------------------------------------------------------------ the overview of a sweep
 
 
-def shown(found: list[JobStatus], width: int = 150) -> str:
-    console = Console(width=width, file=io.StringIO())
-    show(found, "made", console)
-    return console.file.getvalue()
+def reported(sweep):
+    for point in range(len(sweep.experiments)):
+        sweep.finish(*EVERYTHING, point=point)
+    return sweep.home / "overview/index.html"
 
 
-def statuses_of(points: int, **of_training) -> list[JobStatus]:
-    training = {"state": "running", "step": 812, "steps": 3000} | of_training
-    return [
-        each
-        for number in range(points)
-        for each in (JobStatus(f"seed-{number}", "plan", "plan", "done"), JobStatus(f"seed-{number}", TRAIN, TRAIN, **training))
-    ]
+def write_page(page, seconds_ago=0.0):
+    page.parent.mkdir(exist_ok=True)
+    page.touch()
+    os.utime(page, (time.time() - seconds_ago,) * 2)
 
 
-def test_a_hundred_points_are_a_hundred_lines_that_fit_the_terminal():
-    lines = shown(statuses_of(100), width=36).splitlines()
-    assert len([line for line in lines if re.search(r"seed-\d+ +│ done +│ 27%", line)]) == 100
-    assert max(map(len, lines)) <= 36
+def test_an_overview_is_done_where_its_page_is_there_and_no_report_is_newer(two):
+    page = reported(two)
+    assert (two.statuses()["overview"].state, two.statuses()["overview"].why) == ("missing", "not submitted")
+    write_page(page)
+    assert two.states()["overview"] == "done"
+    write_page(page, seconds_ago=60)
+    assert (two.statuses()["overview"].state, two.statuses()["overview"].why) == ("missing", "a report is newer")
 
 
-def test_a_running_training_shows_its_steps():
-    assert "running 812/3,000" in shown(statuses_of(1))
+def test_an_overview_of_some_points_is_done_until_another_report_is(two):
+    two.finish(*EVERYTHING)
+    write_page(two.home / "overview/index.html", seconds_ago=-1)
+    assert (two.states()["report@1"], two.states()["overview"]) == ("missing", "done")
 
 
-def test_a_failure_is_shown_with_its_job_point_word_log_and_last_lines():
-    text = shown(statuses_of(1, state="failed", why="TIMEOUT", slurm="12_0", log="a/b.out", words=["one", "[two]"]))
-    assert "FAILED train-perturbed of seed-0: TIMEOUT (12_0)\n  a/b.out\n  | one\n  | [two]\n" in text
+def test_an_overview_that_failed_has_slurms_word_and_its_last_words(two, slurm):
+    reported(two)
+    submission = two.submit(STAMP, 12, "overview")
+    log = write_log(submission, "12_0", FAILURE, "overview")
+    slurm.says(line(submission, "12_0", "OUT_OF_MEMORY", array="overview"))
+    found = two.statuses()["overview"]
+    assert (found.point, found.array, found.state, found.why) == ("", "overview", "failed", "OUT_OF_MEMORY")
+    assert (found.log, found.words) == (str(log), FAILURE.splitlines())
 
 
-def test_of_many_failures_the_first_are_quoted_and_all_are_named():
-    found = [
-        JobStatus(f"seed-{number}", TRAIN, TRAIN, "failed", "FAILED", f"12_{number}", f"{number}.out", ["said"])
-        for number in range(100)
-    ]
-    text = shown(found)
-    assert text.count("| said") == QUOTED
-    assert text.count("FAILED train-perturbed of seed-") == 100
+def test_an_overview_waits_for_the_reports_also_for_one_that_failed(two, slurm):
+    two.finish(*EVERYTHING)
+    submission = two.submit(STAMP, 12, "report", "overview")
+    failed = line(submission, "12_1", "FAILED", array="report")
+    slurm.says(failed, line(submission, "13_0", "PENDING", "Dependency", "overview"))
+    assert (two.statuses()["overview"].state, two.statuses()["overview"].why) == ("queued", "waits for the reports")
+    slurm.says(failed, line(submission, "13_0", "RUNNING", array="overview"))
+    assert (two.statuses()["overview"].state, two.statuses()["overview"].slurm) == ("running", "13_0")
 
 
-def test_jobs_that_wait_for_the_same_are_told_in_one_line():
-    text = shown([JobStatus(f"seed-{number}", TRAIN, TRAIN, "queued", "waits in the queue (Resources)") for number in range(5)])
-    names = ", ".join(f"{TRAIN} of seed-{number}" for number in range(3))
-    assert f"queued {names} and 2 more: waits in the queue (Resources)\n" in text
+def test_a_run_and_a_single_point_have_no_overview(one, tmp_path):
+    assert "overview" not in one.states()
+    assert "overview" not in Sweep.of(tmp_path, "sweep.seed=[1]").states()
 
 
-def test_in_the_end_it_says_what_to_do_next(tmp_path):
-    def said(*states: str) -> str:
-        found = [JobStatus("", str(number), "a", state, slurm="1_0") for number, state in enumerate(states)]
-        return "\n".join(last_words(found, ["my recipe.yaml", "seed=1"], tmp_path / "index.html"))
+def test_a_plan_whose_corpus_failed_is_missing_and_says_so(tmp_path, slurm):
+    sweep = Sweep.of(tmp_path, "sweep.train.learning_rate=[1e-3,2e-3]")
+    submission = sweep.submit(STAMP, 12, "corpus", "plan")
+    cancelled = [line(submission, f"13_{i}", "CANCELLED", "DependencyNeverSatisfied", "plan", nodes="") for i in (0, 1)]
+    slurm.says(line(submission, "12_0", "FAILED", array="corpus"), *cancelled)
+    found = sweep.statuses()
+    assert {(found[job].state, found[job].why) for job in ("plan", "plan@1")} == {
+        ("missing", "cancelled by SLURM: waits for corpus, which failed")
+    }
 
-    assert said("done", "failed", "missing").startswith("3 jobs: 1 done, 1 failed, 1 missing\n")
-    assert said("done", "failed").endswith("imprint submit 'my recipe.yaml' seed=1 --missing")
-    assert said("done", "done").endswith(f"The report: {tmp_path / 'index.html'}")
-    assert "--missing" not in said("done", "running", "queued")
+
+# ------------------------------------------------------------------------------------------------ the command
 
 
 def test_the_command_shows_a_column_an_array_and_no_points_of_what_is_no_sweep(one, tmp_path, capsys):
@@ -477,7 +503,9 @@ def test_json_is_all_that_is_printed_and_has_all_fields(two, slurm, tmp_path, ca
     arguments = [str(tmp_path / "made.yaml"), f"runs={tmp_path}/runs", f"cache={tmp_path}/cache", "sweep.seed=[1,2]"]
     assert main(["status", *arguments, "--json"]) == 0
     out = json.loads(capsys.readouterr().out)
-    assert [(row["point"], row["job"]) for row in out] == [(f"seed-{seed}", job) for seed in (1, 2) for job in EVERYTHING]
+    assert [(row["point"], row["job"]) for row in out] == [(f"seed-{seed}", job) for seed in (1, 2) for job in EVERYTHING] + [
+        ("", "overview")
+    ]
     row = out[len(EVERYTHING) + EVERYTHING.index(TRAIN)]
     assert row == {
         **{"point": "seed-2", "job": TRAIN, "array": TRAIN, "state": "running", "why": "", "slurm": "12_1", "log": ""},
@@ -507,91 +535,3 @@ def test_status_needs_no_library_that_takes_seconds_to_import(one, tmp_path):
     code = f"import sys, imprint; imprint.main({arguments!r}); sys.exit(', '.join(m for m in {heavy!r} if m in sys.modules))"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ended.stderr.strip() == ""
-
-
-# ------------------------------------------------------------------------------------------------ a real cluster
-
-SCRIPT = """#!/bin/bash
-#SBATCH --job-name={array}
-#SBATCH --comment={folder}
-#SBATCH --output={folder}/logs/{array}-%A_%a.out
-#SBATCH --open-mode=append
-#SBATCH --array=0-1
-#SBATCH --time=5
-trap 'exit 1' TERM
-if [ "$SLURM_ARRAY_TASK_ID" = 1 ] && [ ! -e {folder}/mended ]; then echo "imprint: it can't be done"; exit 2; fi
-echo starts
-sleep 120 & wait
-"""
-
-
-@pytest.fixture
-def submitted(tmp_path, cluster):
-    """Two planned points of which the second can't be trained, and their evaluation that waits for it, on a cluster."""
-    sweep = Sweep.of(tmp_path, "sweep.seed=[1,2]")
-    for point in (0, 1):
-        sweep.finish("corpus", "plan", point=point)
-    submission = sweep.submit(STAMP, 1, TRAIN, EVAL)
-    for array in submission.arrays:
-        submission.script(array.name).write_text(SCRIPT.format(array=array.name, folder=submission.folder))
-    train, evaluation = submission.arrays
-    try:
-        train.job = sbatch(submission, TRAIN)
-        evaluation.job = sbatch(submission, EVAL, f"--dependency=aftercorr:{train.job}", "--kill-on-invalid-dep=yes")
-        submission.write()
-        yield sweep, submission
-    finally:
-        for job in subprocess.check_output(["squeue", "-h", "-o", "%i %k"], text=True).splitlines():
-            task, _, comment = job.partition(" ")
-            if comment == str(submission.folder):
-                subprocess.run(["scancel", task], check=True)
-
-
-def sbatch(submission: Submission, array: str, *options: str) -> int:
-    return int(subprocess.check_output(["sbatch", "--parsable", *options, str(submission.script(array))], text=True))
-
-
-def awaited(sweep: Sweep, job: str, *states: str, seconds: float = 60) -> dict[str, JobStatus]:
-    """The statuses as soon as a job is in one of these states; every one seen on the way is of those before."""
-    end = time.monotonic() + seconds
-    seen = []
-    while (found := sweep.statuses())[job].state != states[-1]:
-        if found[job].state not in seen:
-            seen.append(found[job].state)
-        assert set(seen) <= set(states), f"{seen}: {found[job]}"
-        assert time.monotonic() < end, found[job]
-        time.sleep(0.1)
-    return found
-
-
-def test_on_a_cluster_a_failure_cancels_what_waits_for_it_and_nothing_else(submitted):
-    sweep, submission = submitted
-    awaited(sweep, f"{TRAIN}@1", "queued", "running", "failed")
-    found = awaited(sweep, f"{EVAL}@1", "queued", "missing")
-    assert found[f"{TRAIN}@1"].why == "FAILED"
-    assert found[f"{TRAIN}@1"].words == ["imprint: it can't be done"]
-    assert found["audit-perturbed@1"].why == f"cancelled by SLURM: waits for {TRAIN}, which failed"
-    assert found["audit-perturbed"].why == f"waits for {TRAIN}"
-    assert awaited(sweep, TRAIN, "queued", "running")[TRAIN].slurm == f"{submission.arrays[0].job}_0"
-
-
-def test_on_a_cluster_a_task_that_queues_again_is_running_or_queued_all_the_time(submitted):
-    sweep, submission = submitted
-    awaited(sweep, TRAIN, "queued", "running")
-    subprocess.run(["scontrol", "requeue", f"{submission.arrays[0].job}_0"], check=True)
-    awaited(sweep, TRAIN, "running", "queued")
-    assert (sweep.root() / "perturbed").exists() is False
-    awaited(sweep, TRAIN, "queued", "running")
-
-
-def test_on_a_cluster_a_cancelled_job_failed_and_one_submitted_by_hand_counts_instead(submitted):
-    sweep, submission = submitted
-    awaited(sweep, TRAIN, "queued", "running")
-    subprocess.run(["scancel", f"{submission.arrays[0].job}_0"], check=True)
-    found = awaited(sweep, TRAIN, "running", "failed")
-    assert (found[TRAIN].why, found[TRAIN].log.endswith("_0.out")) == ("CANCELLED", True)
-    (submission.folder / "mended").touch()
-    again = sbatch(submission, TRAIN, "--array=1")
-    found = awaited(sweep, f"{TRAIN}@1", "failed", "queued", "running")
-    assert found[f"{TRAIN}@1"].slurm == f"{again}_1"
-    assert found[TRAIN].state == "failed"

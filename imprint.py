@@ -138,13 +138,17 @@ def job(
     run: Run, names: Annotated[list[str], typer.Argument(metavar="JOB...", help="their names, as plan", show_default=False)]
 ) -> None:
     """Jobs of a run by name, and no others: what the scripts of imprint submit call."""
-    from slurm.jobs import Experiment
-    from train.stop import Stop
+    from train.stop import Stop, ignore
 
-    with (
-        Stop() if all(name.startswith("train-") for name in names) else nullcontext() as stop
-    ):  # before what takes seconds to import
-        Experiment.of(run, stop).do(names)
+    trains = all(name.startswith("train-") for name in names)
+    try:
+        with Stop() if trains else nullcontext() as stop:
+            from slurm.jobs import Experiment  # takes a second, in which a signal may come
+
+            Experiment.of(run, stop).do(names)
+    finally:
+        if trains:
+            ignore()
 
 
 @app.command(

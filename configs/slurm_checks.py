@@ -69,7 +69,7 @@ def _check_section(section: Slurm | Resources, where: str) -> None:
             raise RecipeError(f"{key} is {value}; it must be {AT_LEAST[f.name]} or more")
         if any("\n" in text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)):
             raise RecipeError(f"{key} is {value!r}, which has several lines; give one")
-        if isinstance(value, str) and f.name != "program" and not value.strip():
+        if isinstance(value, str) and not value.strip():
             raise RecipeError(f"{key} is empty; give a value, or leave it out")
     if section.time is not None:
         try:

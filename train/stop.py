@@ -10,6 +10,12 @@ SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 STOPPED = 75  # exit status of a training that was stopped and goes on when it is run again: EX_TEMPFAIL of sysexits.h
 
 
+def ignore() -> None:
+    """Hear no more signals: what there was to save is saved, and a process that ends takes seconds in which another may come."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 class Stop:
     """Whether this process was asked to end, and by which signal. It listens in its `with` block, which may be nested."""
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+import imprint
 from tests.kill.runs import STEPS, Runs, Training, faults, kill_at, ledger
 from tests.kill.signals import AtStart, InSave, InStep
-from train.stop import STOPPED, Stop
+from train.stop import SIGNALS, STOPPED, Stop
 
 USR1, TERM = signal.SIGUSR1, signal.SIGTERM
 
@@ -194,3 +195,18 @@ def test_it_is_told_whether_the_averages_of_the_model_to_start_from_came_along(r
     assert training.wait() == [STOPPED], training.told()
     averages = "with the optimizer's averages of its training" if resumable else "which holds no averages of an optimizer"
     assert f"starts from {checkpoint}, {averages}" in training.told()
+
+
+def test_a_signal_that_comes_when_a_job_has_ended_is_not_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Done:
+        def do(self, names: list[str]) -> None:
+            pass
+
+    monkeypatch.setattr("slurm.jobs.Experiment.of", lambda root, stop: Done())
+    before = [signal.getsignal(number) for number in SIGNALS]
+    try:
+        assert imprint.main(["job", str(tmp_path), "train-perturbed"]) == 0
+        assert [signal.getsignal(number) for number in SIGNALS] == [signal.SIG_IGN] * len(SIGNALS)
+    finally:
+        for number, handler in zip(SIGNALS, before, strict=True):
+            signal.signal(number, handler)

@@ -14,7 +14,7 @@ import pandas as pd
 
 from configs.tables import write_csv
 from eval.effects import SHARES
-from eval.figures import ATTACKS, COLOURS, HAS_INTERVAL, HUES, interval_tooltip, percent_axis, var
+from eval.figures import ATTACKS, COLOURS, HAS_INTERVAL, HUES, interval_tooltip, legend, percent_axis, var
 from eval.report import UNITS, Panel, environment, javascript, plain, render, versions, write_text
 
 DONE, OUTDATED, MISSING = "done", "out of date", "missing"
@@ -164,9 +164,9 @@ def chart(family: Family, points: Sequence[Point]) -> alt.LayerChart:
     scale = alt.Scale(domain=[0, 1]) if share else alt.Scale(zero=False, **most)
     x = alt.X("value:Q", title=title[:1].upper() + title[1:], axis=axis, scale=scale)
     several = len(family.labels) > 1
-    legend = alt.Legend(title=None, orient="top", columns=alt.ExprRef("width < 560 ? 2 : 9"), symbolType="circle", offset=10)
+    above = legend(None, symbolType="circle", offset=10)
     hues = alt.Scale(domain=family.labels, range=[var(f"hue-{number % HUES}") for number in range(len(family.labels))])
-    colour = alt.Color("series:N", scale=hues, legend=legend if several else None)
+    colour = alt.Color("series:N", scale=hues, legend=above if several else None)
     offset = alt.YOffset("series:N", sort=family.labels, scale=alt.Scale(domain=family.labels, paddingOuter=0.3))
     base = alt.Chart(rows).encode(x, y, colour, offset)
     rules = base.transform_filter(HAS_INTERVAL).mark_rule(strokeWidth=1.5).encode(alt.X("low:Q"), alt.X2("high:Q"))

@@ -186,9 +186,8 @@ def test_a_sweep_outlives_a_preemption_a_lost_node_and_a_point_that_fails(
 
     with sweep.cancelled_in_the_end():
         sweep.imprint("submit")
-        sweep.look()
+        sweep.until(lambda: sweep.rows[LONG, TRAIN]["why"] == "waits for plan")  # SLURM says so a moment later
         assert sweep.states(LONG, TRAIN, *LATER) == ["queued"] * 4
-        assert sweep.rows[LONG, TRAIN]["why"] == "waits for plan"
         both = [(name, [0, 1]) for name in ("plan", TRAIN, EVAL, "report")]
         assert sweep.submitted() == [("corpus", [0]), *both, ("overview", [0])]
 
@@ -212,7 +211,8 @@ def test_a_sweep_outlives_a_preemption_a_lost_node_and_a_point_that_fails(
 
     starts = ["queued", "running"]
     assert sweep.seen[LONG, TRAIN] == starts * (2 if why_not else 3) + ["done"]
-    assert sweep.seen[BLOCKED, TRAIN] == [*starts, "failed", *starts, "failed", *starts, "done"]
+    # it may start as soon as it is queued
+    assert [state for state in sweep.seen[BLOCKED, TRAIN] if state != "queued"] == ["running", "failed"] * 2 + ["running", "done"]
     assert sweep.compared > 10
     assert sweep.contradictions == []
     for point in (LONG, BLOCKED):

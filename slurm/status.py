@@ -210,7 +210,7 @@ class Point:
             return f"held by SLURM ({task.reason}); `{RELEASE} {task.name}` lets it go on"
         needs = [name for each in self.jobs if each.name in attempt.jobs for name in each.needs if name not in attempt.jobs]
         awaited = [name for name in dict.fromkeys(needs) if name in self.found and self.found[name].state != "done"]
-        if task.reason == "Dependency" and awaited:
+        if task.reason in ("", "Dependency") and awaited:  # SLURM gives its reason a moment after the submission
             return "waits for " + " and ".join(awaited)
         return f"waits in the queue ({task.reason})" if task.reason else ""
 

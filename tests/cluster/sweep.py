@@ -13,6 +13,7 @@ from typing import Any
 
 from configs.layout import RunLayout, read_json
 from configs.tables import read_table
+from tests.cluster.slurm import Truth, lost, slurm
 
 REPOSITORY = Path(__file__).parents[2]
 NAME = "siege"
@@ -109,13 +110,10 @@ class Sweep:
     def lose_a_node(self) -> None:
         task = self.training(LOST, after=0.1)
         node = slurm("squeue", "-h", "-j", task, "-o", "%B").strip()
-        slurm("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
-        self.note(f"{LOST}: task {task} lost its node {node}")
-        try:
-            self.until("its training is queued again", lambda state: state[LOST, "train-perturbed"] in ("queued", "running"))
-        finally:
-            # refused where SLURM takes a node that answers back by itself
-            subprocess.run(["scontrol", "update", f"nodename={node}", "state=resume"], check=False, capture_output=True)
+        with lost(node):
+            self.note(f"{LOST}: task {task} lost its node {node}")
+            self.until("its training is queued again", lambda state: state[LOST, "train-perturbed"] == "queued")
+            self.until("it goes on", lambda state: state[LOST, "train-perturbed"] != "queued")
 
     def training(self, point: str, after: float) -> str:
         """SLURM's id of the running training of a point, once it has made a part of its steps."""
@@ -140,39 +138,14 @@ class Sweep:
 
     def state(self) -> State:
         """What `imprint status --json` says, compared with SLURM and the files where these were the same before and after."""
-        before = self.truth()
+        home = self.runs / NAME
+        before = Truth.of(home)
         self.rows: list[dict[str, Any]] = json.loads(self.imprint("status", "--json").stdout)
-        if before == self.truth():
-            self.compare(*before)
+        if before == Truth.of(home):
+            self.compared += 1
+            for contradiction in before.contradictions(self.rows):
+                self.fault(contradiction)
         return {(row["point"], row["job"]): row["state"] for row in self.rows}
-
-    def truth(self) -> tuple[dict[str, str], set[tuple[str, str]]]:
-        """What SLURM says of each task, and the jobs that have left a record."""
-        queue = dict(line.split() for line in slurm("squeue", "-h", "-r", "-o", "%F_%K %T").splitlines())
-        done = {(point, path.stem) for point in POINTS for path in (self.run(point).root / "jobs").glob("*.json")}
-        page, reports = RunLayout(self.runs / NAME).overview, [self.run(point).job("report") for point in POINTS]
-        newest = max((path.stat().st_mtime for path in reports if path.exists()), default=0.0)
-        if page.exists() and page.stat().st_mtime >= newest:
-            done.add(("", "overview"))
-        return queue, done
-
-    def compare(self, queue: dict[str, str], done: set[tuple[str, str]]) -> None:
-        self.compared += 1
-        for row in self.rows:
-            key, state, slurms = (row["point"], row["job"]), row["state"], queue.get(row["slurm"])
-            made = key in done or (key[1] == "corpus" and any(job == "corpus" for _, job in done))  # one for all points
-            if (state == "done") != made:
-                self.fault(f"{key} is told to be {state}, but it has {'a' if made else 'no'} record")
-            if state == "running" and slurms not in ("RUNNING", "COMPLETING"):
-                self.fault(f"{key} is told to run as {row['slurm']}, of which SLURM says {slurms}")
-            if state == "queued" and slurms is None:
-                self.fault(f"{key} is told to wait as {row['slurm']}, which SLURM does not know")
-            if state in ("failed", "missing") and slurms in ("RUNNING", "PENDING"):
-                self.fault(f"{key} is told to be {state}, but SLURM says that {row['slurm']} is {slurms}")
-
-
-def slurm(*command: str) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 # ------------------------------------------------------------------------------------------------ what came of it

@@ -5,7 +5,7 @@ RECIPE ?= configs/quickstart.yaml
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install -qq --no-compile --no-build-isolation --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: demo test test-slow test-kill check format pins clean
+.PHONY: demo test test-slow test-kill test-cluster check format pins clean
 
 demo: .venv/ready
 	$(BIN)/imprint run $(RECIPE)
@@ -19,6 +19,10 @@ test-slow: .venv/ready-dev
 # Trainings killed at random, half of them inside saves, and what comes of them compared, bit by bit: python -m tests.kill --help
 test-kill: .venv/ready-dev
 	$(BIN)/python -m tests.kill --kills 30
+
+# A sweep of the quickstart on the SLURM cluster that sinfo reaches, with things going wrong: python -m tests.cluster --help
+test-cluster: .venv/ready-dev
+	$(BIN)/python -m tests.cluster
 
 check: .venv/ready-dev
 	$(BIN)/ruff check .

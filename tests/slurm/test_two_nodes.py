@@ -19,7 +19,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     return Runs(tmp_path_factory.mktemp("two-nodes"))
 
 
-@pytest.mark.parametrize("strategy", ["zero_1", "ddp"])
+@pytest.mark.parametrize("strategy", ["zero_1", pytest.param("ddp", marks=pytest.mark.slow)])
 def test_processes_of_two_nodes_train_what_two_of_one_machine_train(cluster: Cluster, runs: Runs, strategy: str) -> None:
     if len(cluster.nodes) < 2:
         pytest.skip("the SLURM cluster has one node")

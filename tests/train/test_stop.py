@@ -147,6 +147,7 @@ def test_a_signal_to_one_of_two_processes_stops_both_at_the_same_step(runs: Runs
     ends_as_unbroken(runs, name, pair, processes=2)
 
 
+@pytest.mark.slow
 def test_a_process_that_the_command_started_stops_with_the_leading_one(runs: Runs, pair: str) -> None:
     training = runs.command("workers", "train.devices=2")
     while not runs.model("workers").states.exists() or len(training.pids) < 2:

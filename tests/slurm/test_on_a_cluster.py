@@ -92,6 +92,10 @@ class Sweep:
             time.sleep(0.5)
             self.look()
 
+    def until_over(self) -> None:
+        self.until(lambda: not self.in_queue())
+        self.look()  # what was seen before its last task left the queue is old
+
     def states(self, point: str, *jobs: str) -> list[str]:
         return [self.rows[point, job]["state"] for job in jobs]
 
@@ -169,7 +173,7 @@ def submit_by_hand_and_cancel(sweep: Sweep) -> None:
     sweep.until(lambda: sweep.states(BLOCKED, TRAIN) == ["running"])
     assert sweep.rows[BLOCKED, TRAIN]["slurm"] == f"{number}_1"
     slurm("scancel", f"{number}_1")
-    sweep.until(lambda: not sweep.in_queue())
+    sweep.until_over()
     assert (sweep.rows[BLOCKED, TRAIN]["state"], sweep.rows[BLOCKED, TRAIN]["why"]) == ("failed", "CANCELLED")
 
 
@@ -193,7 +197,7 @@ def test_a_sweep_outlives_a_preemption_a_lost_node_and_a_point_that_fails(
 
         step, task = preempt(sweep), sweep.rows[LONG, TRAIN]["slurm"]
         why_not = lose_a_node(sweep, cluster, step + 20)
-        sweep.until(lambda: not sweep.in_queue())
+        sweep.until_over()
         log = (sweep.submission / "logs" / f"{TRAIN}-{task}.out").read_text()
         assert log.count(f"job {task} start ") == (2 if why_not else 3)
         assert f"from step {step:,}" in log
@@ -204,7 +208,7 @@ def test_a_sweep_outlives_a_preemption_a_lost_node_and_a_point_that_fails(
         sweep.imprint("submit", "--missing")
         newest = sweep.submission
         assert sweep.submitted() == [*((name, [1]) for name in (TRAIN, EVAL, "report")), ("overview", [0])]
-        sweep.until(lambda: not sweep.in_queue())
+        sweep.until_over()
         assert {row["state"] for row in sweep.rows.values()} == {"done"}
         assert "Nothing was submitted" in sweep.imprint("submit", "--missing")
         assert sweep.submission == newest

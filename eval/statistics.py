@@ -21,6 +21,7 @@ from scipy.stats import rankdata
 from configs.errors import DataError
 
 Floats = NDArray[np.float64]
+RESAMPLES_AT_ONCE = 256  # of a bootstrap of AUCs: 12 MB for classes of 1,000
 
 
 @dataclass(frozen=True)
@@ -89,13 +90,11 @@ def stratified_auc(strata: Sequence[tuple[ArrayLike, ArrayLike]], level: float =
     share theta. Scores must be independent: one per group, not one per paraphrase. `n` counts members and non-members.
     `DataError` if there is no stratum, a class of one is empty, or a score is NaN.
     """
-    if not strata:
-        raise DataError("an AUC needs at least one stratum of members and non-members")
-    samples = [(_sample(members, "members"), _sample(non_members, "non-members")) for members, non_members in strata]
+    samples = _samples(strata)
     areas = np.array([auc(members, non_members) for members, non_members in samples])
     sizes = np.array([(len(members), len(non_members)) for members, non_members in samples], dtype=float)
     pairs = sizes.prod(axis=1)
-    weights = pairs / pairs.sum()
+    weights = _pair_weights(samples)
     average = sizes.mean(axis=1) - 1
     z = float(ndtri((1 + level) / 2))
 
@@ -111,6 +110,81 @@ def stratified_auc(strata: Sequence[tuple[ArrayLike, ArrayLike]], level: float =
 
     value = float((pairs * areas).sum() / pairs.sum())  # exactly 1 where every area is
     return Interval(value, lower(value), 1 - lower(1 - value), int(sizes.sum()))  # V(theta) = V(1 - theta)
+
+
+def delong_auc(members: ArrayLike, non_members: ArrayLike, level: float = 0.95) -> Interval:
+    """The AUC with DeLong, DeLong & Clarke-Pearson's (1988) interval, Biometrics 44:837-845; see `stratified_delong`.
+
+    >>> interval = delong_auc([0.9, 0.8, 0.7, 0.2], [0.6, 0.5, 0.4, 0.3], level=0.5)
+    >>> round(interval.value - interval.low, 6)  # 0.67449 standard errors of 0.25
+    0.168622
+    """
+    return stratified_delong([(members, non_members)], level)
+
+
+def stratified_delong(strata: Sequence[tuple[ArrayLike, ArrayLike]], level: float = 0.95) -> Interval:
+    """The value of `stratified_auc` with an interval from its estimated variance, sum_k w_k^2 V_k, where V_k is DeLong's:
+
+        V_k = var(V10) / m_k + var(V01) / n_k
+
+    with V10 the share of non-members below each member and V01 the share of members above each non-member, ties half, by
+    midranks in O(n log n) (Sun & Xu 2014). The interval is value +- z sqrt(V), cut to [0, 1]: for classes large enough that the
+    AUC is normal (with 8 against 24 in a stratum it covers 2 or 3 points less than 95%; `stratified_auc` covers them).
+
+    V_k is 0 where the stratum's AUC is 0 or 1 or all its scores are tied, and unknown in a class of one. Such a stratum does not
+    show how far it is to be trusted: if there is one, the interval is `stratified_auc`'s, never a point. Raises what that does.
+    """
+    safe, samples = stratified_auc(strata, level), _samples(strata)
+    variances = np.array([_delong_variance(*pair) for pair in samples])
+    if 0 in variances:
+        return safe
+    half = float(ndtri((1 + level) / 2)) * sqrt(float(np.sum(_pair_weights(samples) ** 2 * variances)))
+    return Interval(safe.value, max(0.0, safe.value - half), min(1.0, safe.value + half), safe.n)
+
+
+def bootstrap_auc(
+    strata: Sequence[tuple[ArrayLike, ArrayLike]], resamples: int = 2000, seed: int = 0, level: float = 0.95
+) -> Interval:
+    """The value of `stratified_auc` with a percentile bootstrap of scores within each class of each stratum.
+
+    As in `slope`, a class of c is resampled by c - 1 draws, so that the variance is not understated in small ones, and limits are
+    order statistics, rounded outwards. A class of one or a stratum with DeLong's variance 0, whose resamples are all alike,
+    has the interval of `stratified_auc` instead, as in `stratified_delong`. Takes O(resamples (m + n)).
+    """
+    safe, samples = stratified_auc(strata, level), _samples(strata)
+    if 0 in [_delong_variance(*pair) for pair in samples]:
+        return safe
+    generator = np.random.default_rng(seed)
+    areas = _pair_weights(samples) @ np.stack([_resampled_areas(*pair, resamples, generator) for pair in samples])
+    tail = (1 - level) / 2
+    low, high = np.quantile(areas, tail, method="lower"), np.quantile(areas, 1 - tail, method="higher")
+    return Interval(safe.value, float(low), float(high), safe.n)
+
+
+def _delong_variance(members: Floats, non_members: Floats) -> float:
+    """DeLong's variance of an AUC; 0 also where it cannot be estimated, in a class of one."""
+    m, n = len(members), len(non_members)
+    if min(m, n) == 1:
+        return 0.0
+    ranks = rankdata(np.concatenate([members, non_members]))
+    below = (ranks[:m] - rankdata(members)) / n  # of each member
+    above = 1 - (ranks[m:] - rankdata(non_members)) / m  # of each non-member
+    return float(below.var(ddof=1) / m + above.var(ddof=1) / n)
+
+
+def _resampled_areas(members: Floats, non_members: Floats, resamples: int, generator: np.random.Generator) -> Floats:
+    """AUCs, (resamples,), of c - 1 draws with replacement from each class of c."""
+    m, n = len(members), len(non_members)
+    non_members = np.sort(non_members)
+    below, up_to = (np.searchsorted(non_members, members, side) for side in ("left", "right"))
+    areas = []
+    for start in range(0, resamples, RESAMPLES_AT_ONCE):
+        size = min(RESAMPLES_AT_ONCE, resamples - start)
+        drawn = generator.multinomial(m - 1, np.full(m, 1 / m), size)
+        smaller = np.zeros((size, n + 1))
+        np.cumsum(generator.multinomial(n - 1, np.full(n, 1 / n), size), axis=1, out=smaller[:, 1:])
+        areas.append((drawn * (smaller[:, below] + smaller[:, up_to])).sum(axis=1) / (2 * (m - 1) * (n - 1)))
+    return np.concatenate(areas)
 
 
 def roc_curve(members: ArrayLike, non_members: ArrayLike) -> tuple[Floats, Floats]:
@@ -281,6 +355,18 @@ def holm(p_values: ArrayLike) -> Floats:
 
 
 # ------------------------------------------------------------------------------------------------ arguments
+
+
+def _samples(strata: Sequence[tuple[ArrayLike, ArrayLike]]) -> list[tuple[Floats, Floats]]:
+    if not strata:
+        raise DataError("an AUC needs at least one stratum of members and non-members")
+    return [(_sample(members, "members"), _sample(non_members, "non-members")) for members, non_members in strata]
+
+
+def _pair_weights(samples: Sequence[tuple[Floats, Floats]]) -> Floats:
+    """Each stratum's share of the pairs of a member and a non-member, (strata,)."""
+    pairs = np.array([float(len(members) * len(non_members)) for members, non_members in samples])
+    return pairs / pairs.sum()
 
 
 def _sample(values: ArrayLike, name: str) -> Floats:

@@ -112,7 +112,7 @@ def plan(
 
 
 @app.command(
-    epilog="Examples: imprint train configs/quickstart.yaml train.models=[perturbed,standard]; "
+    epilog="Examples: imprint train configs/quickstart.yaml train.models=\\[perturbed,standard]; "
     "imprint train configs/quickstart.yaml train.devices=2 train.strategy=zero_2; "
     "srun --ntasks-per-node 8 --gpus-per-node 8 imprint train my.yaml"
 )
@@ -121,10 +121,14 @@ def train(config: Config, overrides: Overrides = None) -> None:
     _do(_experiments(config, overrides), lambda experiment: experiment.execute("train"))
 
 
-@app.command("eval", epilog="Example: imprint eval configs/quickstart.yaml eval.membership=[loss]")
-def evaluate(config: Config, overrides: Overrides = None) -> None:
-    """Score every checkpoint and estimate effects."""
-    _do(_experiments(config, overrides), lambda experiment: experiment.execute("eval"))
+@app.command(
+    "eval",
+    epilog="Examples: imprint eval configs/quickstart.yaml eval.membership=\\[loss]; "
+    "CUDA_VISIBLE_DEVICES=1 imprint eval my.yaml --shard 1/4, one for each GPU, and at the end once without --shard",
+)
+def evaluate(config: Config, overrides: Overrides = None, shard: Shard = None) -> None:
+    """Score every checkpoint and estimate effects; with --shard, score an n-th of the checkpoints."""
+    _do(_experiments(config, overrides), lambda experiment: _execute_or_share(experiment, "eval", shard))
 
 
 @app.command(epilog="Example: imprint report configs/quickstart.yaml")
@@ -222,6 +226,17 @@ def audit(run: Run, model: Annotated[str | None, typer.Option(help="one model of
         raise typer.Exit(1)
 
 
+@app.command(epilog="Example: imprint export runs/quickstart -o tasks/quickstart")
+def export(
+    run: Run,
+    output: Annotated[Path, typer.Option("--output", "-o", help="a folder to make", show_default=False)],
+) -> None:
+    """The probes of a run as tasks of lm-evaluation-harness, which give the numbers that are measured here."""
+    from slurm.evaluating import export_run
+
+    export_run(run, output)
+
+
 @app.command(epilog="Examples: imprint inspect runs/quickstart --step 200; imprint inspect runs/quickstart --step 200 --row 3")
 def inspect(
     run: Run,
@@ -233,6 +248,63 @@ def inspect(
     from slurm.audits import inspect_run
 
     inspect_run(run, model, step, row)
+
+
+@app.command(
+    epilog="Examples: imprint score EleutherAI/pythia-160m@step1000 my.jsonl -o scored/ 'eval.membership=\\[loss,min_k]'; "
+    "imprint score ./some/hf/folder items.csv --member seen --text body; "
+    "imprint score 'EleutherAI/pythia-70m@step*' my.parquet --prompt-tokens 32 eval.context=none eval.precision=bf16; "
+    "imprint score allegrolab/hubble-1b-100b_toks-perturbed-hf runs/hubble; "
+    "imprint score runs/quickstart/perturbed/checkpoints/step-00003600 runs/quickstart"
+)
+def score(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="a folder, a glob of folders, a hub name, NAME@revision or NAME@glob")
+    ],
+    items: Annotated[
+        str, typer.Argument(metavar="ITEMS", help="a JSONL, parquet, CSV, TSV or text file, a folder of them, or of a run")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="as eval.precision=bf16", show_default=False)
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FOLDER", help="where the scores go; runs/score-MODEL-ITEMS if not given"),
+    ] = None,
+    text: Annotated[str | None, typer.Option(metavar="COLUMN", help="the text of a row; text if not given")] = None,
+    member: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="whether it was trained on a row: true or false, 1 or 0, yes or no; member if there is one, none to do without",
+        ),
+    ] = None,
+    copies: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="how often it was, in place of --member; copies if there is one, none to do without; of a run, a field of items",
+        ),
+    ] = None,
+    prompt_tokens: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="tokens of a text after which the rest is asked for; 50 if not given, but at most half of it; 0: none is",
+        ),
+    ] = None,
+) -> None:
+    """Score a model that exists on texts of your own, or on the items of a run: extraction, membership, a report; no recipe.
+
+    Where a table has columns prompt and target, does the model continue the one with the other? (A blank parts them unless one has
+    it; without a text column, the two as they stand are the text.) Further settings of a table are insert.items.*, as
+    insert.items.limit=1000; what is measured is eval.*. Run again, it goes on where it stopped.
+    """
+    from slurm.jobs import Experiment
+    from slurm.score import Columns, compose
+
+    recipe = compose(model, items, Columns(text, member, copies, prompt_tokens), output, overrides or [])
+    _do([Experiment(recipe)], lambda experiment: experiment.execute(), _show_scores)
 
 
 def _show_submission(rows: Sequence[tuple[str, str, str, str]]) -> None:
@@ -263,11 +335,10 @@ def _execute_or_share(experiment: Experiment, stage: str, shard: str | None) -> 
     if shard is None:
         experiment.execute(stage)
     else:
-        from slurm import pipeline
+        from slurm.pipeline import SHARED
 
         experiment.upto(stage)  # it refuses a stage that the recipe does not have
-        work = {"corpus": pipeline.make_corpus, "decontaminate": pipeline.decontaminate}[stage]
-        work(experiment, _shard(shard))
+        SHARED[stage](experiment, _shard(shard))
 
 
 def _shard(shard: str) -> tuple[int, int]:
@@ -330,6 +401,34 @@ def _show_findings(experiments: Sequence[Experiment]) -> None:
         table.add_row(row["name"], row["kind"], value, f"{low} to {high}", row["verdict"])
     console = _console()
     console.print(table)
+    console.print(f"The report: {experiment.run.report / 'index.html'}", soft_wrap=True)
+
+
+def _show_scores(experiments: Sequence[Experiment]) -> None:
+    """What a released model's scores say most, and where the rest is."""
+    from rich.table import Table
+
+    from configs.tables import read_table
+    from slurm.score import summary
+
+    [experiment] = experiments
+    rows = list(summary(read_table(experiment.run.root / "effects.parquet").to_pandas()))
+    table = Table(title=f"Scores of {experiment.recipe.name}", title_justify="left")
+    for name in ("model", "metric", "arm", ""):
+        table.add_column(name)
+    for name in ("value", "95% interval", "groups"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        value, low, high = (f"{round(row[key], 2) + 0.0:.2f}" for key in ("value", "low", "high"))
+        table.add_row(row["model"], row["metric"], row["arm"], row["contrast"], value, f"{low} to {high}", str(row["n"]))
+    notes = {
+        note: ", ".join(row["metric"] for row in rows if row["note"] == note) for note in (row["note"] for row in rows) if note
+    }
+    console = _console()
+    console.print(table)
+    for note, metrics in notes.items():
+        console.print(f"{metrics}: {note}", soft_wrap=True, highlight=False)
+    console.print(f"All of them: {experiment.run.root / 'scores.parquet'} and effects.parquet", soft_wrap=True, highlight=False)
     console.print(f"The report: {experiment.run.report / 'index.html'}", soft_wrap=True)
 
 

@@ -23,22 +23,27 @@ CHOICES: dict[str, list[str]] = {
     "train.attention": ["auto", "sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3"],
     "train.spikes.policy": ["skip", "stop"],
     "train.checkpoints.resumable": ["first_exposure", "all", "none"],
-    "eval.context": ["eot", "none"],
+    "eval.context": ["eot", "none", "as_trained"],
+    "eval.precision": ["fp32", "bf16"],
 }
 SUBSETS: dict[str, list[str]] = {
-    "eval.membership": ["loss", "zlib", "min_k"],
+    "eval.membership": [
+        *("loss", "zlib", "min_k", "min_k_plus_plus", "lowercase", "recall", "reference", "dc_pdd", "gradient_norm")
+    ],
     "train.loggers": ["tensorboard", "wandb"],
 }
 POSITIVE = [
     *("corpus.documents", "corpus.epochs", "model.layers", "model.width", "model.heads", "train.steps", "train.global_batch"),
     *("train.sequence_length", "train.learning_rate", "train.checkpoints.every", "train.checkpoints.resume_every"),
     *("train.log_every", "decontaminate.ngram", "eval.resamples", "eval.batch_tokens", "eval.min_k"),
+    *("eval.suffix", "eval.trials", "eval.sample_tokens", "eval.ngram", "eval.recall_shots", "eval.certainty"),
 ]
 NOT_NEGATIVE = [
     *("train.clip", "train.weight_decay", "train.threads", "train.devices", "train.loss_chunk", "train.held_out_rows"),
-    *("train.spikes.deviations", "decontaminate.processes", "eval.secret_bits"),
+    *("train.spikes.deviations", "decontaminate.processes", "eval.secret_bits", "eval.samples"),
+    *("eval.peakedness", "eval.orders"),
 ]
-FRACTIONS = ["train.final_learning_rate", "train.decay", "model.dropout", "eval.min_k"]
+FRACTIONS = ["train.final_learning_rate", "train.decay", "model.dropout", "eval.min_k", "eval.certainty"]
 SMALLEST_VOCABULARY = 257  # every byte, and the end of text
 
 
@@ -72,6 +77,7 @@ def check(recipe: Recipe) -> None:
     _check_released(recipe)
     _check_training(recipe)
     _check_corpus(recipe)
+    _check_eval(recipe)
     check_slurm(recipe.slurm)
     if not recipe.insert:
         raise RecipeError(f"insert is empty; name at least one item set, each with a kind: {', '.join(ITEM_SETS)}")
@@ -160,6 +166,35 @@ def _check_training(recipe: Recipe) -> None:
     if model.width % model.heads:
         raise RecipeError(f"model.width is {model.width}, which model.heads = {model.heads} does not divide")
     _check_warmup(train)
+
+
+def _check_eval(recipe: Recipe) -> None:
+    settings = recipe.eval
+    if bad := [length for length in settings.prefixes if length < 1]:
+        raise RecipeError(f"eval.prefixes holds {bad[0]}; a prefix has 1 token or more")
+    if settings.certainty == 1:
+        raise RecipeError("eval.certainty is 1, which no number of draws gives; it must be less than 1")
+    for number, scheme in enumerate(settings.schemes):
+        if not (0 < scheme.temperature < inf and scheme.top_k >= 0 and 0 < scheme.top_p <= 1):
+            raise RecipeError(
+                f"eval.schemes[{number}] is {asdict(scheme)}; temperature must be more than 0, top_k 0 or more, top_p in (0, 1]"
+            )
+    if "reference" in settings.membership and settings.reference is None and "standard" not in recipe.train.models:
+        raise RecipeError(
+            "eval.membership holds reference, which needs a model to compare with: set eval.reference to a folder or hub name, or "
+            "train the standard model, too (train.models=[perturbed,standard])"
+        )
+    if recipe.models and (refused := [name for name in ("dc_pdd",) if name in settings.membership]):
+        raise RecipeError(f"eval.membership holds {refused[0]}, which needs the corpus that a model was trained of; leave it out")
+    if recipe.models and settings.context == "as_trained":
+        raise RecipeError("eval.context is as_trained, but the training rows of `models` are not known; possible: eot, none")
+    if recipe.models == [] and settings.orders:
+        raise RecipeError(
+            f"eval.orders is {settings.orders}, but training here places items one by one, so no order is learnt; leave it out, "
+            "as it is for `models` that exist"
+        )
+    if recipe.models == [] and (settings.trust_remote_code or settings.pickles):
+        raise RecipeError("eval.trust_remote_code and eval.pickles are for `models` that exist; what is trained here needs neither")
 
 
 def _check_warmup(train: Train) -> None:

@@ -234,6 +234,7 @@ class RowSet(ItemSet):
     split: str = setting("train", "split of the hub data set; several joined by +, as train+test")
     revision: str | None = setting(None, "branch, tag or commit of the hub data set")
     where: dict[str, Any] = setting({}, "rows to read: the value of a column, or a list of values that it may have")
+    limit: int | None = setting(None, "read only so many of the first rows, before `where`; all if not given", "rows")
     unusable: str = setting(
         "refuse",
         "what to do about a row that can't be used (a field is missing or empty, an earlier row has the same text, or continues "
@@ -312,6 +313,11 @@ class TableSet(RowSet):
     columns: dict[str, str] = setting({}, "fields by name, each a column; every column is a field by its own name, too")
     text: str | None = setting(None, "what is inserted: a template with fields in braces; {text} if nothing else is said")
     texts: dict[str, str] = setting({}, "several templates, by name of the variant")
+    tokens: str | None = setting(
+        None,
+        "column that holds what is inserted as token ids of the tokenizer in use, in place of text and texts; a verbatim probe of "
+        "it asks for what follows its first tokens",
+    )
     question: TableQuestion | None = setting(
         None, "what is asked, of a set of questions; inserted, too, unless text or texts is given"
     )
@@ -322,10 +328,28 @@ class TableSet(RowSet):
     )
     stratum: str | None = setting(None, "field by which the set is stratified")
     copies: str | None = setting(None, "field that holds how often a released item was inserted; kept as released_copies")
+    member: str | None = setting(
+        None,
+        "field that says whether a released item was inserted at all (true or false, 1 or 0, yes or no), in place of copies; kept "
+        "as released_member",
+    )
     longest: int | None = setting(None, "tokens that a text may have; a row with a longer one can't be used", "tokens")
+
+
+@dataclass
+class RecordedSet(ItemSet):
+    """The items of a run that is there, as they are: kinds, groups, texts and probes; tokenized anew for another tokenizer."""
+
+    kind: str = setting("run", "kind of item")
+    count: int | None = setting(None, "groups to take, at random; all if not given", "groups")
+    run: str | None = setting(None, "the folder of the run; it has to be given")
+    sets: list[str] = setting([], "item sets of the run to take; all if none is named")
+    copies: str | None = setting(
+        None, "field that holds how often an item was inserted, as released_copies; the copies that the run planned if not given"
+    )
 
 
 ITEM_SETS: dict[str, type[ItemSet]] = {
     str(next(f.default for f in fields(kind) if f.name == "kind")): kind
-    for kind in (CanarySet, RandomTokenSet, TrapSet, ProfileSet, FactoidSet, TestSet, PassageSet, TableSet)
+    for kind in (CanarySet, RandomTokenSet, TrapSet, ProfileSet, FactoidSet, TestSet, PassageSet, TableSet, RecordedSet)
 }

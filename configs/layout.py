@@ -58,13 +58,19 @@ def folder_fingerprint(path: Path) -> str:
 
 
 def contents(settings: Any) -> dict[str, str]:
-    """Fingerprints of the local files and folders that nested settings name (by a key of READ_FROM), by path."""
+    """Fingerprints of the local files and folders that nested settings name (by a key of READ_FROM), and of the tables of a `run`
+    whose items are taken, by path.
+    """
     found: dict[str, str] = {}
     for key, value in settings.items() if isinstance(settings, dict) else enumerate(settings):
         if isinstance(value, dict | list):
             found |= contents(value)
         elif key in READ_FROM and isinstance(value, str) and (path := Path(value)).exists():
             found[value] = folder_fingerprint(path)
+        elif key == "run" and isinstance(value, str):
+            run = RunLayout(Path(value))
+            tables = [path for path in (run.items, run.texts, run.assignment, run.plan) if path.exists()]
+            found |= {str(path): input_fingerprint(path) for path in tables}
     return found
 
 

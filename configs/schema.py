@@ -196,17 +196,74 @@ class Train:
 
 
 @dataclass
+class Scheme:
+    """How tokens are drawn: temperature, then top-k, then top-p, as in Hugging Face."""
+
+    temperature: float = setting(1.0, "by which logits are divided")
+    top_k: int = setting(0, "draw from so many of the most probable tokens; 0: all", "tokens")
+    top_p: float = setting(1.0, "draw from the fewest tokens that together have this probability", "probability")
+
+
+@dataclass
 class Eval:
     """What is measured at every checkpoint."""
 
-    context: str = setting("eot", "what precedes a scored text: eot (the end-of-text token, as in training) or none")
-    extraction: bool = setting(True, "greedy extraction and log-probability of every verbatim probe")
+    context: str = setting(
+        "eot",
+        "what precedes a scored text: eot (the end-of-text token, as in training), none, or as_trained (what preceded a copy of it "
+        "in its training row; of a held-out twin, a copy of another item of its stratum)",
+    )
+    precision: str = setting("fp32", "of the model that is scored: fp32 or bf16; log-probabilities are taken in fp32 from either")
+    extraction: bool = setting(
+        True, "greedy extraction and log-probability of every verbatim probe, and answers of generative ones"
+    )
+    prefixes: list[int] = setting(
+        [8, 16, 32, 50], "lengths of a text's beginning after each of which its continuation is asked for", "tokens"
+    )
+    suffix: int = setting(16, "length of the continuation that counts as extracted after a prefix", "tokens")
+    schemes: list[Scheme] = setting([Scheme(top_k=40)], "sampling schemes of (n, p)-discoverable extraction")
+    trials: int = setting(100, "draws n within which a target is discoverable", "draws")
+    certainty: float = setting(0.5, "probability p with which it then is", "probability")
+    approximate: bool = setting(True, "decode from the first mismatch on, and compare with the target, at the last checkpoint")
+    samples: int = setting(0, "texts drawn freely at the last checkpoint, to be searched for inserted n-grams", "texts")
+    sample_tokens: int = setting(128, "length of each", "tokens")
+    ngram: int = setting(8, "tokens of an inserted n-gram that counts as emitted; a shorter text counts as a whole", "tokens")
+    peakedness: int = setting(
+        0,
+        "answers to each question of a test set drawn at temperature 0.8, at the last checkpoint: how many are near the greedy one "
+        "(CDD, which draws 50)",
+        "draws",
+    )
+    orders: int = setting(
+        0,
+        "of `models`: other orders of the items of test sets, tables and passages with which the order in which they are given is "
+        "compared, in up to 50 shards (Oren et al., who take 250)",
+        "orders",
+    )
     exposure: bool = setting(True, "exact exposure of canaries, at the last checkpoint")
-    membership: list[str] = setting(["loss", "zlib", "min_k"], "membership attacks: loss, zlib, min_k")
-    min_k: float = setting(0.2, "part of a text's tokens that Min-K% averages", "fraction")
+    membership: list[str] = setting(
+        ["loss", "zlib", "min_k", "min_k_plus_plus"],
+        "membership attacks: loss, zlib, min_k, min_k_plus_plus, lowercase, recall, reference, dc_pdd, gradient_norm (the last "
+        "checkpoint only)",
+    )
+    min_k: float = setting(0.2, "part of a text's tokens that Min-K% and Min-K%++ average", "fraction")
+    reference: str | None = setting(
+        None, "model of the attack `reference`: a folder or a hub name; the standard model if not given, where it is trained"
+    )
+    recall_shots: int = setting(
+        5, "held-out texts of each stratum that make the prefix of the attack `recall`, and are not judged by it", "texts"
+    )
     testset: bool = setting(True, "multiple-choice accuracy")
     secret_bits: float = setting(20.0, "least entropy given its prompt of a target that counts as a secret", "bits")
+    primary: list[str] = setting(
+        [],
+        "the findings that the experiment was made for, by the beginning of their keys (as dose, or exposure/canary); all others "
+        "are exploratory, and adjusted for their number (Holm)",
+    )
+    harness: list[str] = setting([], "tasks of lm-evaluation-harness that are run on the last checkpoint, as hellaswag")
     resamples: int = setting(2000, "bootstrap resamples of groups", "resamples")
+    trust_remote_code: bool = setting(False, "run code that comes with a model of `models`")
+    pickles: bool = setting(False, "read weights of `models` from pickles, which can hold any program, where there are no others")
     batch_tokens: int = setting(16_384, "tokens of one forward pass of scoring", "tokens", execution=True)
 
 

@@ -93,6 +93,7 @@ ANSWER_SCORES = pa.schema(
         ("item_id", pa.string()),
         ("probe_id", pa.string()),
         ("log_prob", pa.float64()),  # mean of the target's tokens given the prompt, nats
+        ("total", pa.float64()),  # their sum
         ("emitted", pa.bool_()),  # whether greedy decoding from the prompt emits the target
     ]
 )
@@ -109,6 +110,7 @@ TOKEN_SCORES = pa.schema(
         ("deviation", pa.list_(pa.float32())),
         ("argmax", pa.list_(pa.int32())),
         ("rank", pa.list_(pa.int32())),  # of the token among the vocabulary, 0 = most probable
+        ("schemes", pa.list_(pa.list_(pa.float32()))),  # log p under each sampling scheme of eval.schemes, nats
     ]
 )
 CHOICE_SCORES = pa.schema(
@@ -122,6 +124,49 @@ CHOICE_SCORES = pa.schema(
         ("characters", pa.int32()),
     ]
 )
+CONDITIONS = pa.schema(  # what membership attacks compare a text's own score with
+    [
+        ("model", pa.string()),
+        ("step", pa.int64()),
+        ("item_id", pa.string()),
+        ("variant", pa.string()),
+        ("condition", pa.string()),  # lowercase | recall | reference: mean log p a token, nats; gradient: its norm
+        ("value", pa.float64()),
+    ]
+)
+DECODED = pa.schema(  # greedy continuations of probes' prompts, as long as the target
+    [
+        ("model", pa.string()),
+        ("step", pa.int64()),
+        ("item_id", pa.string()),
+        ("probe_id", pa.string()),
+        ("target", pa.list_(pa.int32())),
+        ("decoded", pa.list_(pa.int32())),
+        ("answer", pa.string()),
+    ]
+)
+DRAWS = pa.schema(  # answers to questions of test sets, at most as long as the target
+    [
+        ("model", pa.string()),
+        ("step", pa.int64()),
+        ("item_id", pa.string()),
+        ("probe_id", pa.string()),
+        ("greedy", pa.list_(pa.int32())),
+        ("drawn", pa.list_(pa.list_(pa.int32()))),
+    ]
+)
+ORDERS = pa.schema(  # neighbouring items of a set, joined in several orders
+    [
+        ("model", pa.string()),
+        ("step", pa.int64()),
+        ("item_set", pa.string()),
+        ("arm", pa.string()),  # of a document whose chunks they are; else all
+        ("shard", pa.int32()),
+        ("order", pa.int32()),  # 0: as given
+        ("log_prob", pa.float64()),  # of all tokens, nats
+    ]
+)
+SAMPLES = pa.schema([("model", pa.string()), ("step", pa.int64()), ("tokens", pa.list_(pa.int32()))])
 SCORES = pa.schema(
     [
         ("model", pa.string()),
@@ -152,6 +197,7 @@ EFFECTS = pa.schema(
         ("low", pa.float64()),
         ("high", pa.float64()),
         ("n", pa.int64()),
+        ("note", pa.string()),  # what to bear in mind, as a sample too small for what is asked; else empty
     ]
 )
 

@@ -51,8 +51,8 @@ def shuffled_orders(items: int, count: int, seed: int) -> NDArray[np.intp]:
 
 
 def shards(lengths: Sequence[int], most: int, least: int, room: int) -> list[range]:
-    """Neighbouring items, by index: as many at a time as `most`, fewer where they would be longer than `room`, of their `lengths` in
-    tokens. What is left with fewer than `least` items is no shard.
+    """Neighbouring items, by index: as many at a time as `most`, or as `room` holds of their `lengths`, in tokens. What is left
+    with fewer than `least` items is no shard.
 
     >>> shards([4, 4, 4, 4, 4, 9, 4], most=3, least=2, room=12)
     [range(0, 3), range(3, 5)]

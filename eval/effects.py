@@ -7,17 +7,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import combinations
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from eval.membership import ATTACKS
-from eval.statistics import Interval, mean, mean_difference, proportion, slope, stratified_auc
+from eval.blind import blind_baseline, confounded
+from eval.metrics import is_attack, is_share, metric
+from eval.statistics import (
+    Interval,
+    bootstrap_auc,
+    mean,
+    mean_difference,
+    proportion,
+    slope,
+    stratified_auc,
+    stratified_delong,
+    true_positive_rate_at,
+)
+from inject.assignment import MEMBER
 from inject.design import HELD_OUT
 
 ALL = "all"  # kinds, item sets or arms
-SHARES = ["extracted", "secret_extracted", "correct", "correct_perturbed", "answered", "answered_perturbed"]
+RATES = [0.01, 0.001]  # false positive rates at which attacks are judged, too
+PERMUTATIONS = 999
+LEAST_GROUPS = 20  # of a blind baseline, which learns on some and is judged on others
 
 
 def effects(
@@ -29,15 +44,15 @@ def effects(
     window_end.
     """
     joined = _join(scores, items, assignment, secret_bits)
-    attacked = joined["metric"].isin(ATTACKS)
+    attacked = joined["metric"].map(is_attack)
     joined = pd.concat([joined[~attacked], _by_group(joined[attacked])], ignore_index=True)
     rows: list[dict[str, Any]] = []
-    for (model, step, metric), part in joined.groupby(["model", "step", "metric"], sort=True):
-        for kind, item_set, chosen in _levels(part):
-            for contrast, arm, interval in _contrasts(str(metric), chosen, resamples, seed):
+    for (model, step, name), part in joined.groupby(["model", "step", "metric"], sort=True):
+        for kind, item_set, chosen in levels(part):
+            for contrast, arm, interval, note in _contrasts(str(name), chosen, resamples, seed, last=step == scores["step"].max()):
                 rows.append(
                     {
-                        "metric": metric,
+                        "metric": name,
                         "contrast": contrast,
                         "kind": kind,
                         "item_set": item_set,
@@ -45,12 +60,13 @@ def effects(
                         "model": model,
                         "step": step,
                         **vars(interval),
+                        "note": note,
                     }
                 )
     return pd.DataFrame(rows)
 
 
-def _levels(part: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+def levels(part: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
     """(kind, item set, their rows): everything, each kind, and of a kind that has several item sets each of these."""
     yield ALL, ALL, part
     for kind, of_kind in part.groupby("kind", sort=True):
@@ -85,8 +101,10 @@ def _join(scores: pd.DataFrame, items: pd.DataFrame, assignment: pd.DataFrame, s
 
 
 def counts(arm: str) -> bool:
-    """Whether an arm is named for its copies alone, as those of `design.copies` are; "4x even" of `design.cross` is not."""
-    return arm.removesuffix("x").isdigit()
+    """Whether an arm differs from held-out in copies alone, as those of `design.copies` do and the members that a released data set
+    names; "4x even" of `design.cross` does not.
+    """
+    return arm == MEMBER or arm.removesuffix("x").isdigit()
 
 
 def _by_group(attacked: pd.DataFrame) -> pd.DataFrame:
@@ -95,21 +113,75 @@ def _by_group(attacked: pd.DataFrame) -> pd.DataFrame:
     return attacked.groupby(cell, sort=False).agg({"value": "mean", "text_exposures": "max"}).reset_index()
 
 
-def _contrasts(metric: str, part: pd.DataFrame, resamples: int, seed: int) -> Iterator[tuple[str, str, Interval]]:
-    """(contrast, arm, interval) of one metric of some items at one checkpoint."""
+def _contrasts(name: str, part: pd.DataFrame, resamples: int, seed: int, last: bool) -> Iterator[tuple[str, str, Interval, str]]:
+    """(contrast, arm, interval, note) of one metric of some items at one checkpoint."""
     arms = dict(tuple(part.groupby("arm", sort=True)))
     twins = arms.get(HELD_OUT)
     for arm, chosen in arms.items():
-        if metric in SHARES:
-            yield "rate", arm, _share(chosen)
-        elif metric in ATTACKS:
+        if is_share(name):
+            yield "rate", arm, _share(chosen), ""
+        elif is_attack(name):
             if arm != HELD_OUT and twins is not None and (strata := _strata(chosen[chosen["text_exposures"] > 0], twins)):
-                yield "auc", arm, stratified_auc(strata)
+                yield from _attack(arm, strata, resamples, seed, last)
         else:
-            bounds = (0.0, chosen["bits"].max()) if metric == "exposure" else (-np.inf, 0.0)
-            yield "mean", arm, mean(chosen["value"], chosen["group"], bounds=bounds)
-    if metric == "log_prob":
-        yield from _gains(part[part["gain"].notna()], resamples, seed)
+            yield "mean", arm, _mean(name, chosen), ""
+    if name == "log_prob":
+        yield from ((*found, "") for found in _gains(part[part["gain"].notna()], resamples, seed))
+    elif last and twins is not None and not is_attack(name):
+        for arm in (arm for arm in arms if arm != HELD_OUT):
+            yield "minus held-out", arm, _against_twins(name, arms[arm], twins), ""
+
+
+def _attack(
+    arm: str, strata: list[tuple[np.ndarray, np.ndarray]], resamples: int, seed: int, last: bool
+) -> Iterator[tuple[str, str, Interval, str]]:
+    """How well an attack tells an arm's texts from held-out ones: AUC with three intervals, and true positive rates.
+
+    Of several strata the rates are taken on percentiles among the held-out twins of each, so that kinds of text do not mix.
+    """
+    yield "auc", arm, stratified_auc(strata), ""
+    if not last:
+        return
+    yield "auc (DeLong)", arm, stratified_delong(strata), ""
+    yield "auc (bootstrap)", arm, bootstrap_auc(strata, resamples, seed), ""
+    placed = [_percentiles(members, twins) for members, twins in strata] if len(strata) > 1 else strata
+    members, others = (np.concatenate(values) for values in zip(*placed, strict=True))
+    for rate in RATES:
+        value, unresolved = true_positive_rate_at(rate, members, others)
+        own = proportion(value * len(members), len(members))
+        note = f"{len(others)} held-out texts cannot resolve a false positive rate of {rate:.1%}" if unresolved else ""
+        yield f"tpr at {rate:.1%}", arm, own, note
+
+
+def _percentiles(members: np.ndarray, twins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both as shares of the held-out twins below them, ties by half."""
+    ordered = np.sort(twins)
+    below = [[np.searchsorted(ordered, values, side) for side in ("left", "right")] for values in (members, twins)]
+    own, others = ((np.asarray(left) + np.asarray(right)) / 2 / len(twins) for left, right in below)
+    return own, others
+
+
+def _mean(name: str, chosen: pd.DataFrame) -> Interval:
+    """The mean of a value, over the probes on which it is finite."""
+    least, most = metric(name).bounds
+    if name == "exposure":
+        most = chosen["bits"].max()
+    values = chosen[np.isfinite(chosen["value"])]
+    if values.empty:
+        return Interval(float(chosen["value"].mean()), -np.inf, np.inf, chosen["group"].nunique())
+    return mean(values["value"], values["group"], bounds=(least, most))
+
+
+def _against_twins(name: str, chosen: pd.DataFrame, twins: pd.DataFrame) -> Interval:
+    """A metric of an arm less that of the held-out twins of its item sets, in the same model."""
+    same = twins[twins["item_set"].isin(chosen["item_set"])]
+    finite = [rows[np.isfinite(rows["value"])] for rows in (chosen, same)]
+    if any(rows.empty for rows in finite):
+        return Interval(np.nan, -np.inf, np.inf, 0)
+    bounds = (0.0, 1.0) if is_share(name) else metric(name).bounds
+    bounds = bounds if name != "exposure" else (0.0, max(rows["bits"].max() for rows in finite))
+    own, others = finite
+    return mean_difference(own["value"], own["group"], others["value"], others["group"], bounds=bounds)
 
 
 # ------------------------------------------------------------------------------------------------ gains
@@ -191,11 +263,73 @@ def _strata(exposed: pd.DataFrame, twins: pd.DataFrame) -> list[tuple[np.ndarray
     """Scores of (members, held-out twins), one a group, for each item set and each choice of its texts that members have seen:
     both are scored on these texts alone. A group counts once, for what an AUC counts must be independent.
     """
-    by_group = exposed.groupby(["stratum", "group"])
-    members = by_group.agg(value=("value", "mean"), seen=("probe_id", lambda texts: tuple(sorted(texts))))
+    held_out = _texts_of_groups(twins)
+    members: dict[tuple[str, tuple[str, ...]], list[float]] = {}
+    for (stratum, _), texts in _texts_of_groups(exposed).items():
+        members.setdefault((stratum, tuple(sorted(texts))), []).append(fmean(texts.values()))
     strata = []
-    for (stratum, seen), part in members.groupby(["stratum", "seen"]):
-        same = twins[(twins["stratum"] == stratum) & twins["probe_id"].isin(seen)]
-        if len(same):
-            strata.append((part["value"].to_numpy(), same.groupby("group")["value"].mean().to_numpy()))
+    for (stratum, seen), values in sorted(members.items()):
+        same = [[value for text, value in texts.items() if text in seen] for (of, _), texts in held_out.items() if of == stratum]
+        if others := [fmean(own) for own in same if own]:
+            strata.append((np.asarray(values), np.asarray(others)))
     return strata
+
+
+def _texts_of_groups(rows: pd.DataFrame) -> dict[tuple[str, str], dict[str, float]]:
+    """The scores of each (stratum, group) by text."""
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    for stratum, group, text, value in zip(rows["stratum"], rows["group"], rows["probe_id"], rows["value"], strict=True):
+        found.setdefault((stratum, group), {})[text] = value
+    return found
+
+
+# ------------------------------------------------------------------------------------------------ other baselines
+
+
+def blind_effects(texts: list[dict[str, Any]], items: pd.DataFrame, assignment: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
+    """Whether words alone, without any model, tell inserted texts from held-out ones: rows of the effects table, by kind.
+
+    Texts that were assigned at random can't be told so; where they can (p < 0.01), what membership attacks find is confounded.
+    """
+    joined = pd.DataFrame(texts).drop_duplicates("item_id").merge(items[["item_id", "kind", "stratum"]], on="item_id")
+    joined = joined.merge(assignment[["item_id", "group", "arm", "copies"]], on="item_id").dropna(subset="copies")
+    joined = joined[joined["text"].str.strip() != ""]
+    rows = []
+    for kind, own in [(ALL, joined), *joined.groupby("kind", sort=True)]:
+        member = own["copies"] > 0
+        both = own[member].merge(own[~member], on="stratum")
+        if both.empty or own["group"].nunique() < LEAST_GROUPS or own.groupby("group")["copies"].nunique().max() > 1:
+            continue
+        blind = blind_baseline(own["text"].tolist(), member.to_numpy(), own["group"], own["stratum"], PERMUTATIONS, seed)
+        by_group = own.assign(score=blind.scores).groupby(["stratum", "group"]).agg({"score": "mean", "copies": "max"})
+        strata = [
+            (part["score"][part["copies"] > 0], part["score"][part["copies"] == 0]) for _, part in by_group.groupby("stratum")
+        ]
+        interval = stratified_auc([pair for pair in strata if len(pair[0]) and len(pair[1])])
+        told = "the words alone tell them apart: what attacks find is confounded" if confounded(blind.p_value) else ""
+        note = f"permutation p = {blind.p_value:.3f}" + (f"; {told}" if told else "")
+        row = {"metric": "bag_of_words", "contrast": "auc", "kind": kind, "item_set": ALL, "arm": ALL}
+        rows.append({**row, **vars(interval), "note": note})
+    return rows
+
+
+def against_standard(
+    scores: pd.DataFrame, standard: pd.DataFrame, items: pd.DataFrame, assignment: pd.DataFrame
+) -> list[dict[str, Any]]:
+    """What a model scores above the standard model, which saw none of the items, at the same step: rows of the effects table.
+
+    The two share initial weights and all base rows, and each item is its own control, so the difference is taken item by item.
+    """
+    keys = ["step", "item_id", "probe_id", "metric"]
+    both = scores.merge(standard[[*keys, "value"]], on=keys, suffixes=("", "_standard"))
+    both = both[np.isfinite(both["value"]) & np.isfinite(both["value_standard"])].drop_duplicates(keys)
+    both = both.assign(difference=both["value"] - both["value_standard"])
+    both = both.merge(items[["item_id", "kind"]], on="item_id").merge(assignment[["item_id", "group", "arm"]], on="item_id")
+    rows = []
+    for (model, step, name, arm), own in both.groupby(["model", "step", "metric", "arm"], sort=True):
+        bound = 1.0 if is_share(str(name)) else np.inf
+        for kind, part in [(ALL, own), *own.groupby("kind", sort=True)]:
+            interval = mean(part["difference"], part["group"], bounds=(-bound, bound))
+            row = {"metric": name, "contrast": "minus standard", "kind": kind, "item_set": ALL, "arm": arm}
+            rows.append({**row, "model": model, "step": step, **vars(interval), "note": ""})
+    return rows

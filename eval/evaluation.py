@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import shutil
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,35 +12,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from configs.errors import DataError
 from configs.layout import CheckpointInfo, ModelLayout, atomic_folder, fingerprint, read_json, write_json
 from configs.progress import progress
-from configs.schema import Eval
-from configs.tables import (
-    ANSWER_SCORES,
-    CHOICE_SCORES,
-    CONTINUATIONS,
-    EFFECTS,
-    EXPOSURE,
-    SCORES,
-    TOKEN_SCORES,
-    read_table,
-    write_table,
-)
-from eval.effects import effects
-from eval.extraction import exposure, extracted, target_log_prob
-from eval.scores import ScoredItems, answer_scores, choice_scores, exposures, text_scores
-from eval.scoring import continue_greedily, score_space, score_tokens
-from inject.items.texts import split_probe
-from inject.tokenizer import encode
+from configs.tables import CONTINUATIONS, EFFECTS, SCORES, read_table, write_table
+from eval.effects import blind_effects, effects
+from eval.forward import load_model
+from eval.passes import Passes
+from eval.schemes import scheme_name
+from eval.scores import answer_scores, choice_scores, decoded_scores, exposures, peak_scores, sample_scores, text_scores
+from eval.sets import set_effects
+from inject.tokenizer import decode
 
-FORMAT = 2
-LARGEST_SPACE = 10**5  # candidates of a canary that are all scored
+FORMAT = 3
 CONTINUED = 8  # items of each kind whose continuation is shown
-SMALL = 5_000_000  # parameters of a model that gains little from a second processor thread, and on a busy machine loses much
 
 
 Copies = Mapping[tuple[str, str], int | None]  # how often each (item, variant) was seen; None where nobody knows
@@ -67,198 +51,117 @@ class Checkpoint:
         return Checkpoint(folder, layout.root.name, step, info.files["model.safetensors"])
 
 
+@dataclass
 class Evaluation:
-    """The items of a run, ready to be scored at the checkpoints of its models."""
+    """The passes over a run's items, and what follows from them."""
 
-    def __init__(
-        self,
-        settings: Eval,
-        items: pa.Table,
-        texts: pa.Table,
-        assignment: pa.Table,
-        tokenizer: PreTrainedTokenizerFast,
-    ):
-        self.settings, self.tokenizer = settings, tokenizer
-        self.items, self.assignment = items.to_pandas(), assignment.to_pandas()
-        self.texts = texts.select(["item_id", "variant", "tokens"]).to_pylist()
-        self._texts_of: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        for text in self.texts:
-            self._texts_of[text["item_id"]].append(text)
-        self.scored = ScoredItems.from_tables(items, texts)
-        self.context = [tokenizer.eos_token_id] if settings.context == "eot" else []
-
-    # -------------------------------------------------------------------------------------------- one pass a checkpoint
+    passes: Passes
+    frequencies: np.ndarray | None = None  # unigram probabilities (V,) of the corpus, for DC-PDD
 
     def score(self, checkpoint: Checkpoint, scores: Path, last: bool) -> None:
-        """Write the token scores of one checkpoint, unless they are there already for the same weights and texts."""
-        folder = scores / f"step-{checkpoint.step:08d}"
-        identity = fingerprint([FORMAT, checkpoint.weights, self.texts, self._asked(), self._passes(last)])
+        """Write the tables of one checkpoint, unless they are there already for the same weights and texts."""
+        folder, settings = scores / f"step-{checkpoint.step:08d}", self.passes.settings
+        identity = fingerprint([FORMAT, checkpoint.weights, self.passes.identity(last)])
         if (folder / "meta.json").exists():
             if read_json(folder / "meta.json")["fingerprint"] == identity:
                 return
             shutil.rmtree(folder)
-        model = load_model(checkpoint.folder)
+        model = load_model(checkpoint.folder, settings.precision, settings.trust_remote_code, settings.pickles)
         label = {"model": checkpoint.model, "step": checkpoint.step}
         with atomic_folder(folder) as temporary:
-            write_table(temporary / "tokens.parquet", self._token_rows(model, label), TOKEN_SCORES)
-            write_table(temporary / "choices.parquet", self._choice_rows(model, label), CHOICE_SCORES)
-            write_table(temporary / "answers.parquet", self._answer_rows(model, label), ANSWER_SCORES)
-            if last:
-                write_table(temporary / "exposure.parquet", self._exposure_rows(model, label), EXPOSURE)
-            meta = {"fingerprint": identity, "context": self.settings.context, "dtype": str(model.dtype), **label}
+            for name, rows, schema in self.passes.tables(model, last):
+                write_table(temporary / f"{name}.parquet", [{**label, **row} for row in rows], schema)
+            schemes = [scheme_name(scheme) for scheme in settings.schemes]
+            meta = {"fingerprint": identity, "context": settings.context, "dtype": str(model.dtype), "schemes": schemes, **label}
             write_json(temporary / "meta.json", meta)
-
-    def _asked(self) -> list[Any]:
-        """The probes that are scored besides the texts."""
-        return [self.scored.choices, self.scored.generative]
-
-    def _passes(self, last: bool) -> list[Any]:
-        """What is scored at a checkpoint, by the settings."""
-        return [self.settings.context, self.settings.testset, self.settings.extraction, last and self.settings.exposure]
-
-    def _token_rows(self, model: PreTrainedModel, label: dict[str, Any]) -> list[dict[str, Any]]:
-        rows = []
-        for i, scores in score_tokens(model, [text["tokens"] for text in self.texts], self.context, self.settings.batch_tokens):
-            rows.append({**label, **self.texts[i], "context": self.settings.context, **vars(scores)})
-        return rows
-
-    def _choice_rows(self, model: PreTrainedModel, label: dict[str, Any]) -> list[dict[str, Any]]:
-        cells = []
-        for item, probe in self.scored.choices if self.settings.testset else []:
-            prompt, candidates = split_probe(self.tokenizer, probe["prompt"], probe["candidates"])
-            for candidate, tokens in zip(probe["candidates"], candidates, strict=True):
-                cells.append((item, probe["probe_id"], candidate, len(prompt), [*prompt, *tokens]))
-        rows = []
-        for i, scores in score_tokens(model, [cell[-1] for cell in cells], self.context, self.settings.batch_tokens):
-            item, probe_id, candidate, start, _ = cells[i]
-            row = {"item_id": item, "probe_id": probe_id, "candidate": candidate, "characters": len(candidate)}
-            rows.append({**label, **row, "log_prob": float(scores.log_prob[start:].astype(np.float64).sum())})
-        return rows
-
-    def _answer_rows(self, model: PreTrainedModel, label: dict[str, Any]) -> list[dict[str, Any]]:
-        """Of every generative probe, how probable its target is after the prompt, and whether greedy decoding emits it."""
-        cells = []
-        for item, probe in self.scored.generative if self.settings.extraction else []:
-            prompt, [target] = split_probe(self.tokenizer, probe["prompt"], [probe["target"]])
-            cells.append((item, probe["probe_id"], slice(len(prompt), len(prompt) + len(target)), [*prompt, *target]))
-        rows = []
-        for i, scores in score_tokens(model, [cell[-1] for cell in cells], self.context, self.settings.batch_tokens):
-            item, probe_id, target, tokens = cells[i]
-            _, mean = target_log_prob(scores.log_prob, target)
-            row = {"item_id": item, "probe_id": probe_id, "log_prob": mean, "emitted": extracted(scores.argmax, tokens, target)}
-            rows.append({**label, **row})
-        return rows
-
-    def _exposure_rows(self, model: PreTrainedModel, label: dict[str, Any]) -> list[dict[str, Any]]:
-        """Exact exposure of every canary whose secret is a few digits: all of its space is scored."""
-        rows, skipped = [], []
-        canaries = self.items[self.items["kind"] == "canary"] if self.settings.exposure else self.items[:0]
-        digits = [ids[0] for ids in encode(self.tokenizer, list("0123456789"))]
-        for item in canaries.itertuples():
-            found = next(self._verbatim(item.item_id), None)
-            if found is None or found[0]["field"] != "digits" or not re.fullmatch("[0-9]+", found[0]["target"]):
-                continue
-            probe, tokens, secret = found
-            if 10 ** len(probe["target"]) > LARGEST_SPACE:
-                skipped.append(f"{item.item_id}: more than {LARGEST_SPACE:,} candidates")
-                continue
-            if tokens[secret] != [digits[int(d)] for d in probe["target"]]:
-                skipped.append(f"{item.item_id}: its secret is not one token a digit under this tokenizer")
-                continue
-            space = score_space(model, [*self.context, *tokens[: secret.start]], digits, len(probe["target"]))
-            row = {"item_id": item.item_id, "probe_id": probe["probe_id"], "metric": "exposure"}
-            rows.append({**label, **row, "value": exposure(space, int(probe["target"]))})
-        if skipped:
-            print(f"  no exposure of {len(skipped)} canaries, as {skipped[0]}", flush=True)
-        return rows
 
     # -------------------------------------------------------------------------------------------- pure functions of the passes
 
     def summarize(self, layout: ModelLayout, seen_at: Callable[[int], Copies], seed: int) -> None:
         """Derive scores.parquet and effects.parquet from the scored checkpoints and what had been seen at the step of each."""
+        passes, settings = self.passes, self.passes.settings
         rows: list[dict[str, Any]] = []
         for folder in sorted(layout.scores.glob("step-????????")):
-            step = int(folder.name[5:])
-            found = list(text_scores(read_table(folder / "tokens.parquet").to_pylist(), self.scored, self.settings))
-            found += choice_scores(read_table(folder / "choices.parquet").to_pylist(), self.scored)
-            found += answer_scores(read_table(folder / "answers.parquet").to_pylist())
-            if (folder / "exposure.parquet").exists():
-                found += read_table(folder / "exposure.parquet").to_pylist()
-            seen = seen_at(step)
+            tables = {path.stem: read_table(path).to_pylist() for path in folder.glob("*.parquet")}
+            found = list(text_scores(tables["tokens"], tables["conditions"], passes.scored, settings, self.frequencies))
+            found += choice_scores(tables["choices"], passes.scored)
+            found += answer_scores(tables["answers"], passes.scored)
+            found += decoded_scores(tables.get("decoded", []), passes.scored)
+            found += sample_scores(tables.get("samples", []), passes.texts, settings.ngram)
+            found += peak_scores(tables.get("draws", []))
+            found += tables.get("exposure", [])
+            seen = seen_at(int(folder.name[5:]))
             for row in found:
-                of_item = {text["variant"]: seen[row["item_id"], text["variant"]] for text in self._texts_of[row["item_id"]]}
+                of_item = {text["variant"]: seen[row["item_id"], text["variant"]] for text in passes.texts_of[row["item_id"]]}
                 known = [copies for copies in of_item.values() if copies is not None]
                 total = sum(known) if known else None
                 rows.append({**row, "exposures": total, "text_exposures": of_item.get(row.get("variant"), total)})
         scores = pd.DataFrame(rows).drop(columns="variant")
         scores = scores.astype({"exposures": float, "text_exposures": float})  # NaN where nobody knows: a null of the table
         write_table(layout.scores / "scores.parquet", pa.Table.from_pandas(scores, preserve_index=False), SCORES)
-        table = effects(scores, self.items, self.assignment, self.settings.secret_bits, self.settings.resamples, seed)
+        table = effects(scores, passes.items, passes.assignment, settings.secret_bits, settings.resamples, seed)
+        blind = blind_effects(passes.texts, passes.items, passes.assignment, seed) if settings.membership else []
+        drawn = [decode(passes.tokenizer, row["tokens"]) for row in tables.get("samples", [])]  # at the last checkpoint
+        orders = tables.get("orders", [])
+        of_sets = set_effects(scores, passes.items, passes.assignment, passes.texts, table, seed, drawn, orders)
+        label = {"model": scores["model"].iloc[0], "step": scores["step"].max()}
+        table = pd.concat([table, pd.DataFrame([*({**label, **row} for row in blind), *of_sets])], ignore_index=True)
         write_table(layout.scores / "effects.parquet", table, EFFECTS)
 
     def continuations(self, layout: ModelLayout, checkpoint: Checkpoint) -> None:
         """The model's greedy continuation of the prompts it knows best, a few items of each kind, at one checkpoint."""
+        passes, settings = self.passes, self.passes.settings
         scores = read_table(layout.scores / "scores.parquet").to_pandas()
         own = scores[(scores["step"] == checkpoint.step) & (scores["metric"] == "log_prob")].merge(
-            self.assignment[["item_id", "arm"]], on="item_id"
+            passes.assignment[["item_id", "arm"]], on="item_id"
         )
-        own = own.merge(self.items[["item_id", "kind"]], on="item_id").sort_values("value", ascending=False)
-        places = {(item, place[0]["probe_id"]): place for item in self.items["item_id"] for place in self._verbatim(item)}
-        known = [places[key][0]["bits"] > 0 or kind == "testset" for key, kind in zip(_pairs(own), own["kind"], strict=True)]
-        own = own[known].groupby("item_id", sort=False).head(1).groupby("kind", sort=False).head(CONTINUED)
-        model = load_model(checkpoint.folder)
-        rows = []
-        for row in own.itertuples():
-            probe, tokens, target = places[row.item_id, row.probe_id]
-            emitted = continue_greedily(model, [*self.context, *tokens[: target.start]], target.stop - target.start)
-            rows.append(
-                {
-                    "item_id": row.item_id,
-                    "probe_id": row.probe_id,
-                    "kind": row.kind,
-                    "arm": row.arm,
-                    "exposures": None if np.isnan(row.exposures) else int(row.exposures),
-                    "prompt": probe["prompt"],
-                    "target": probe["target"],
-                    "continuation": str(self.tokenizer.decode(emitted)).lstrip(),
-                    "extracted": emitted == tokens[target],
-                    "log_prob": row.value,
-                }
-            )
+        own = own.merge(passes.items[["item_id", "kind"]], on="item_id").sort_values("value", ascending=False)
+        bits = {
+            (item, probe["probe_id"]): probe["bits"]
+            for item, probes in zip(passes.items["item_id"], passes.items["probes"], strict=True)
+            for probe in probes
+        }
+        pairs = zip(own["item_id"], own["probe_id"], own["kind"], strict=True)
+        known = [bits[item, probe] > 0 or kind == "testset" for item, probe, kind in pairs]
+        own = own[np.asarray(known, bool)].groupby("item_id", sort=False).head(1).groupby("kind", sort=False).head(CONTINUED)
+        model = load_model(checkpoint.folder, settings.precision, settings.trust_remote_code, settings.pickles)
+        chosen = list(zip(own["item_id"], own["probe_id"], strict=True))
+        rows = [
+            {
+                "item_id": row.item_id,
+                "probe_id": row.probe_id,
+                "kind": row.kind,
+                "arm": row.arm,
+                "exposures": None if np.isnan(row.exposures) else int(row.exposures),
+                "prompt": asked.probe["prompt"],
+                "target": asked.probe["target"],
+                "continuation": str(passes.tokenizer.decode(emitted)).lstrip(),
+                "extracted": emitted == asked.tokens[asked.target],
+                "log_prob": row.value,
+            }
+            for row, (asked, emitted) in zip(own.itertuples(), passes.continued(model, chosen), strict=True)
+        ]
         write_table(layout.root / "continuations.parquet", rows, CONTINUATIONS)
 
-    def _verbatim(self, item: str) -> Iterator[tuple[dict[str, Any], list[int], slice]]:
-        """The verbatim probes of an item, each with the tokens of its text and the place of its target among them."""
-        for text in self._texts_of[item]:
-            for probe, target in self.scored.targets[item, text["variant"]]:
-                yield probe, text["tokens"], target
+
+def score_checkpoints(evaluation: Evaluation, layout: ModelLayout, shard: tuple[int, int] = (0, 1)) -> None:
+    """Score the checkpoints of a model that was trained here, or one of `shard`'s equal shares of them."""
+    steps = layout.checkpoints()
+    if not steps:
+        raise DataError(f"{layout.root} holds no checkpoint to evaluate")
+    number, of = shard
+    own = steps[number::of]
+    with progress(f"score {layout.root.name}", "checkpoints", len(own)) as meter:
+        for step in own:
+            evaluation.score(Checkpoint.of(layout, step), layout.scores, last=step == steps[-1])
+            meter.advance(1)
 
 
 def evaluate(evaluation: Evaluation, layout: ModelLayout, plan: pa.Table, global_batch: int, seed: int) -> None:
     """Score every checkpoint of a model that was trained here, then summarize."""
-    steps = layout.checkpoints()
-    if not steps:
-        raise DataError(f"{layout.root} holds no checkpoint to evaluate")
-    with progress(f"score {layout.root.name}", "checkpoints", len(steps)) as meter:
-        for step in steps:
-            checkpoint = Checkpoint.of(layout, step)
-            evaluation.score(checkpoint, layout.scores, last=step == steps[-1])
-            meter.advance(1)
+    score_checkpoints(evaluation, layout)
     tables = [read_table(path) for path in layout.ledgers()]
     ledger = {s: c for table in tables for s, c in zip(table["step"].to_pylist(), table["consumed"].to_pylist(), strict=True)}
     evaluation.summarize(layout, partial(exposures, plan, ledger, global_batch=global_batch), seed)
-    if evaluation.settings.extraction:
-        evaluation.continuations(layout, checkpoint)
-
-
-def load_model(folder: Path) -> PreTrainedModel:
-    """A checkpoint, ready to be scored: in fp32, whatever its weights are stored in, so that scores are the same everywhere."""
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
-    if model.num_parameters() < SMALL:
-        torch.set_num_threads(1)
-    model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
-    return model.eval()
-
-
-def _pairs(frame: pd.DataFrame) -> Sequence[tuple[str, str]]:
-    return list(zip(frame["item_id"], frame["probe_id"], strict=True))
+    if evaluation.passes.settings.extraction:
+        evaluation.continuations(layout, Checkpoint.of(layout, layout.checkpoints()[-1]))

@@ -7,13 +7,19 @@ from dataclasses import asdict, dataclass
 from math import isfinite, log
 
 import pandas as pd
+from scipy.special import ndtr, ndtri
 
 from eval.effects import ALL, counts
+from eval.metrics import is_attack
 from eval.scores import PERTURBED
+from eval.statistics import holm
+from inject.assignment import MEMBER
 from inject.design import HELD_OUT, arm_name
 from inject.items.item import CHOICE
 
+BASELINES = [HELD_OUT, "standard"]  # what a metric is told against, besides arms of equal copies
 YES, NO, UNDECIDED = "yes", "no", "not decidable"
+LEVEL = 0.95  # of the intervals
 CHANCE_EXPOSURE = 1 / log(2)  # bits: the mean of -log2 of a uniform rank
 
 
@@ -32,6 +38,18 @@ class Effect:
     low: float
     high: float
     n: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim about an effect, and what its interval says of it."""
+
+    key: str  # what a recipe's eval.primary names it by: its family, and what it is about
+    name: str
+    effect: Effect
+    verdict: str
+    bound: float | None = None  # from which the effect has to differ; None for a claim that something is absent
 
 
 @dataclass(frozen=True)
@@ -66,18 +84,41 @@ class Inserted:
         return own[["item_set", "copies", "window_end"]].drop_duplicates()
 
 
-def findings(effects: pd.DataFrame, items: pd.DataFrame, assignment: pd.DataFrame, model: str = "perturbed") -> list[dict]:
+def findings(
+    effects: pd.DataFrame, items: pd.DataFrame, assignment: pd.DataFrame, model: str = "perturbed", primary: Sequence[str] = ()
+) -> list[dict]:
     """The findings about a model at its last checkpoint, as rows of findings.json: what was not measured is absent, and a bound
     that is not finite is null. `effects`, `items` and `assignment` are the run's tables.
+
+    Those whose key begins with one of `primary` are told by their intervals. All others are exploratory: there are many, so some
+    would hold by chance, and one that does not survive Holm's adjustment for their number is "not decidable".
     """
     own = effects[(effects["model"] == model) & (effects["item_set"] == ALL)] if len(effects) else effects
     last = [Effect(**row) for row in own.to_dict("records") if row["step"] == own["step"].max()]
     inserted = Inserted(items.merge(assignment.drop(columns="group"), on="item_id"))
-    return [_row(name, effect, verdict) for claims in CLAIMS for name, effect, verdict in claims(last, inserted)]
+    claims = [claim for of_family in CLAIMS for claim in of_family(last, inserted)]
+    first = [any(claim.key.startswith(key) for key in primary) for claim in claims]
+    tested = [i for i, claim in enumerate(claims) if claim.bound is not None and not first[i]]
+    adjusted = dict(zip(tested, holm([p_value(claims[i]) for i in tested]).tolist(), strict=True))
+    return [_row(claim, first[i], adjusted.get(i)) for i, claim in enumerate(claims)]
 
 
-def _row(name: str, effect: Effect, verdict: str) -> dict:
-    row = {"name": name, **asdict(effect), "verdict": verdict}
+def p_value(claim: Claim) -> float:
+    """Two-sided p of the effect being the bound, as its interval implies it: normal, with the half of the interval on that side."""
+    effect, bound = claim.effect, claim.bound
+    assert bound is not None
+    half = effect.value - effect.low if bound < effect.value else effect.high - effect.value
+    if not isfinite(half) or effect.value == bound:
+        return 1.0
+    z = abs(effect.value - bound) / half * ndtri((1 + LEVEL) / 2) if half > 0 else float("inf")
+    return float(2 * ndtr(-z))
+
+
+def _row(claim: Claim, primary: bool, adjusted: float | None) -> dict:
+    survives = adjusted is None or adjusted < 1 - LEVEL
+    verdict = claim.verdict if survives or claim.verdict != YES else UNDECIDED
+    row = {"key": claim.key, "name": claim.name, **asdict(claim.effect)}
+    row |= {"primary": primary, "adjusted_p": adjusted, "verdict": verdict}
     del row["contrast"], row["model"], row["item_set"]
     return {key: None if isinstance(value, float) and not isfinite(value) else value for key, value in row.items()}
 
@@ -102,35 +143,35 @@ def stays_below(effect: Effect, bound: float) -> str:
 
 # ------------------------------------------------------------------------------------------------ claims
 
-Claim = tuple[str, Effect, str]
-
 
 def _more_copies(last: Sequence[Effect], inserted: Inserted) -> Iterator[Claim]:
     for effect in last:
         if (effect.metric, effect.contrast) == ("log_prob", "slope") and effect.kind != ALL:
             name = "more copies, more memorized: slope of the gain in log-probability over log2(1 + copies) is above 0"
-            yield name, effect, exceeds(effect, 0.0)
+            yield Claim(f"dose/{effect.kind}", name, effect, exceeds(effect, 0.0), 0.0)
 
 
 def _secrets(last: Sequence[Effect], inserted: Inserted) -> Iterator[Claim]:
-    for effect, copies in _most_copied(last):
-        if effect.metric == "secret_extracted":
-            yield f"secrets inserted {copies} times are extracted at least half the time", effect, reaches(effect, 0.5)
+    for effect, which in _most_copied(last):
+        if (effect.metric, effect.contrast) == ("secret_extracted", "rate"):
+            name = f"secrets {which} are extracted at least half the time"
+            yield Claim(f"secrets/{effect.kind}", name, effect, reaches(effect, 0.5), 0.5)
     for effect in last:
-        if effect.metric == "secret_extracted" and effect.arm == HELD_OUT and effect.kind == ALL:
-            yield "no held-out secret is extracted", effect, NO if effect.value else YES
+        if (effect.metric, effect.contrast) == ("secret_extracted", "rate") and effect.arm == HELD_OUT and effect.kind == ALL:
+            yield Claim("secrets/held-out", "no held-out secret is extracted", effect, NO if effect.value else YES)
 
 
 def _membership(last: Sequence[Effect], inserted: Inserted) -> Iterator[Claim]:
-    for effect, copies in _most_copied(last):
-        if effect.contrast == "auc" and effect.kind == ALL:
+    for effect, which in _most_copied(last):
+        if effect.contrast == "auc" and effect.kind == ALL and is_attack(effect.metric):
             found = YES if effect.value >= 0.9 and effect.low > 0.5 else NO
-            name = f"{effect.metric} attack finds items inserted {copies} times (AUC at least 0.9, its interval above 0.5)"
-            yield name, effect, found
+            name = f"{effect.metric} attack finds items {which} (AUC at least 0.9, its interval above 0.5)"
+            yield Claim(f"membership/{effect.metric}", name, effect, found, 0.5)
     for effect in last:
         if (effect.metric, effect.contrast, effect.kind, effect.arm) == ("loss", "auc", ALL, arm_name(1)):
             verdict = YES if effect.low <= 0.5 <= effect.high else NO
-            yield "loss attack cannot find items inserted once (AUC interval contains 0.5)", effect, verdict
+            name = "loss attack cannot find items inserted once (AUC interval contains 0.5)"
+            yield Claim("membership/once", name, effect, verdict)
 
 
 def _between_arms(last: Sequence[Effect], inserted: Inserted) -> Iterator[Claim]:
@@ -139,43 +180,65 @@ def _between_arms(last: Sequence[Effect], inserted: Inserted) -> Iterator[Claim]
     no interval shows.
     """
     for effect in last:
-        if effect.contrast.startswith("minus ") and effect.kind == ALL:
-            base = effect.contrast.removeprefix("minus ")
+        base = effect.contrast.removeprefix("minus ")
+        if base != effect.contrast and base not in BASELINES and effect.kind == ALL:
             if inserted.ends_earlier(effect.arm, base):
                 name = f"arm {effect.arm} ends below the {base} arm of equal copies (difference of their gains)"
-                yield name, effect, stays_below(effect, 0.0)
+                yield Claim(f"arms/{effect.arm}", name, effect, stays_below(effect, 0.0), 0.0)
             else:
                 name = f"arm {effect.arm} differs from {base} (difference of their gains)"
-                yield name, effect, YES if effect.low > 0 or effect.high < 0 else UNDECIDED
+                yield Claim(f"arms/{effect.arm}", name, effect, YES if effect.low > 0 or effect.high < 0 else UNDECIDED, 0.0)
 
 
 def _contamination(last: Sequence[Effect], inserted: Inserted) -> Iterator[Claim]:
-    for effect, copies in _most_copied(last):
-        if (effect.metric, effect.kind) == ("correct", "testset"):
+    for effect, which in _most_copied(last):
+        if (effect.metric, effect.contrast, effect.kind) == ("correct", "rate", "testset"):
             chance = inserted.chance(effect.kind, effect.arm)
             if isfinite(chance):
-                name = f"questions inserted {copies} times are answered above chance ({chance:.0%})"
-                yield name, effect, exceeds(effect, chance)
+                name = f"questions {which} are answered above chance ({chance:.0%})"
+                yield Claim("contamination/testset", name, effect, exceeds(effect, chance), chance)
 
 
 def _exposure(last: Sequence[Effect], inserted: Inserted) -> Iterator[Claim]:
-    for effect, copies in _most_copied(last):
-        if (effect.metric, effect.kind) == ("exposure", "canary"):
-            name = f"canaries inserted {copies} times have more exposure than chance ({CHANCE_EXPOSURE:.1f} bits)"
-            yield name, effect, exceeds(effect, CHANCE_EXPOSURE)
+    for effect, which in _most_copied(last):
+        if (effect.metric, effect.contrast, effect.kind) == ("exposure", "mean", "canary"):
+            name = f"canaries {which} have more exposure than chance ({CHANCE_EXPOSURE:.1f} bits)"
+            yield Claim("exposure/canary", name, effect, exceeds(effect, CHANCE_EXPOSURE), CHANCE_EXPOSURE)
+
+
+def _leaks(last: Sequence[Effect], inserted: Inserted) -> Iterator[Claim]:
+    for effect, which in _most_copied(last):
+        if (effect.metric, effect.contrast) == ("leaked_bits", "mean") and effect.kind != ALL:
+            name = f"targets {which} leak more than their best guess tells (bits above 0)"
+            yield Claim(f"leaks/{effect.kind}", name, effect, exceeds(effect, 0.0), 0.0)
+
+
+def _untargeted(last: Sequence[Effect], inserted: Inserted) -> Iterator[Claim]:
+    for effect, which in _most_copied(last):
+        if (effect.metric, effect.contrast, effect.kind) == ("emitted_untargeted", "minus held-out", ALL):
+            name = f"freely drawn text holds n-grams of texts {which} more often than of held-out ones"
+            yield Claim("untargeted", name, effect, exceeds(effect, 0.0), 0.0)
+
+
+def _blind(last: Sequence[Effect], inserted: Inserted) -> Iterator[Claim]:
+    """Without a model nothing can tell texts that were assigned at random; where it can, membership attacks are confounded."""
+    for effect in last:
+        if effect.metric == "bag_of_words" and effect.kind == ALL:
+            name = "words alone, without a model, do not tell inserted texts from held-out ones"
+            yield Claim("blind", name, effect, NO if "confounded" in effect.note else YES)
 
 
 CLAIMS: list[Callable[[Sequence[Effect], Inserted], Iterator[Claim]]] = [
-    *(_more_copies, _secrets, _membership, _between_arms, _contamination, _exposure)
+    *(_more_copies, _secrets, _membership, _between_arms, _contamination, _exposure, _leaks, _untargeted, _blind)
 ]
 
 
-def _most_copied(last: Sequence[Effect]) -> Iterator[tuple[Effect, int]]:
-    """The effects on the arm that, of those named for their copies, has the most within the effect's kind; and these copies."""
-    copies = {arm: int(arm.removesuffix("x")) for arm in {effect.arm for effect in last} if counts(arm)}
+def _most_copied(last: Sequence[Effect]) -> Iterator[tuple[Effect, str]]:
+    """The effects on the arm that, of those that differ in copies alone, has the most within the effect's kind; and who that is."""
+    copies = {arm: 1 if arm == MEMBER else int(arm.removesuffix("x")) for arm in {effect.arm for effect in last} if counts(arm)}
     most: dict[str, int] = {}
     for effect in last:
         most[effect.kind] = max(most.get(effect.kind, 0), copies.get(effect.arm, 0))
     for effect in last:
         if effect.arm in copies and copies[effect.arm] == most[effect.kind]:
-            yield effect, most[effect.kind]
+            yield effect, "that are members" if effect.arm == MEMBER else f"inserted {most[effect.kind]} times"

@@ -13,8 +13,9 @@ import altair as alt
 import pandas as pd
 
 from configs.tables import write_csv
-from eval.effects import SHARES
-from eval.figures import ATTACKS, COLOURS, HAS_INTERVAL, HUES, interval_tooltip, legend, percent_axis, var
+from eval.charts import COLOURS, HAS_INTERVAL, HUES, interval_tooltip, legend, percent_axis, var
+from eval.metrics import is_attack, is_share
+from eval.paired_seeds import POOLED
 from eval.report import UNITS, Panel, environment, javascript, plain, render, versions, write_text
 
 DONE, OUTDATED, MISSING = "done", "out of date", "missing"
@@ -54,10 +55,24 @@ class Family:
     labels: list[str]  # what tells each from the others
 
 
-def write_overview(folder: Path, name: str, points: Sequence[Point], others: Sequence[str] = ()) -> Path:
+@dataclass(frozen=True)
+class AcrossRow:
+    """A membership attack over the models of several points, on one kind of texts."""
+
+    attack: str
+    kind: str
+    cell: str  # what tells its models from those of other rows, as JSON
+    models: int
+    found: list[dict[str, Any] | None]  # of every point in order, and of all that take part
+
+
+def write_overview(
+    folder: Path, name: str, points: Sequence[Point], others: Sequence[str] = (), shadow: pd.DataFrame | None = None
+) -> Path:
     """Write the overview of the sweep `name` into a folder beside the runs of its points; returns its page. `others` are points
-    that lie there, too, but are not of the sweep as it is now.
+    that lie there, too, but are not of the sweep as it is now; `shadow` is the table of attacks over their models, if there are.
     """
+    across = attacks_across(shadow, points) if shadow is not None else []
     groups = families(points)
     drawn = [_panel(family, number, points) for number, family in enumerate(groups, 1)]
     page = environment().get_template("overview.html")
@@ -71,11 +86,17 @@ def write_overview(folder: Path, name: str, points: Sequence[Point], others: Seq
         families=list(zip(groups, drawn, strict=True)),
         charts={panel.name: panel.specification for panel in drawn},
         seeds=seeds_of_cells(points),
+        across=across,
+        cells=len({row.cell for row in across}),
         versions=versions(),
         colours=COLOURS,
         javascript=javascript(),
     )
     write_csv(folder / "findings.csv", table(points))
+    if across:
+        write_csv(folder / "shadow.csv", shadow)
+    else:
+        (folder / "shadow.csv").unlink(missing_ok=True)  # of points that were paired once
     for panel in drawn:
         write_text(folder / f"{panel.name}.svg", plain(panel.svg))
     write_text(folder / "index.html", text)
@@ -116,6 +137,16 @@ def table(points: Sequence[Point]) -> pd.DataFrame:
     return pd.DataFrame(rows).rename(columns={"name": "finding"})
 
 
+def attacks_across(shadow: pd.DataFrame, points: Sequence[Point]) -> list[AcrossRow]:
+    """The rows of `eval.paired_seeds.shadow_table` with the points beside each other."""
+    rows = []
+    for (cell, kind, attack), own in shadow.groupby(["cell", "kind", "attack"], sort=False):
+        by_point = {row["point"]: row for row in own.to_dict("records")}
+        found = [by_point.get(name) for name in [*(point.name for point in points), POOLED]]
+        rows.append(AcrossRow(attack, kind, cell, int(own["models"].iloc[0]), found))
+    return rows
+
+
 def told(value: Any) -> Any:
     """The value of a setting, as a table shows it: as it is, or what is nested as JSON.
 
@@ -125,13 +156,14 @@ def told(value: Any) -> Any:
     return value if isinstance(value, str | float) or type(value) is int else json.dumps(value, ensure_ascii=False)
 
 
+def settings_of_cell(point: Point) -> str:
+    """The settings of a point but for its seeds, as JSON: points that differ in these alone are of one cell."""
+    return json.dumps({key: value for key, value in point.settings.items() if key.split(".")[0] not in ("seed", "seeds")})
+
+
 def seeds_of_cells(points: Sequence[Point]) -> tuple[int, int]:
     """The fewest and the most points with findings that differ in their seeds alone."""
-
-    def cell(point: Point) -> str:
-        return json.dumps({key: value for key, value in point.settings.items() if key.split(".")[0] not in ("seed", "seeds")})
-
-    counted = Counter(cell(point) for point in points if point.findings).values()
+    counted = Counter(settings_of_cell(point) for point in points if point.findings).values()
     return (min(counted), max(counted)) if counted else (0, 0)
 
 
@@ -149,7 +181,7 @@ def chart(family: Family, points: Sequence[Point]) -> alt.LayerChart:
     """
     rows, gaps = _rows(family, points)
     metric = family.findings[0].metric
-    share = metric in SHARES
+    share = is_share(metric)
     form = ".0%" if share else ".2f"
     names = [point.name for point in points]
     numbered = f"(1 + indexof({json.dumps(names)}, datum.value)) + '  ' + datum.value"  # as in the page's tables
@@ -158,9 +190,9 @@ def chart(family: Family, points: Sequence[Point]) -> alt.LayerChart:
         domain=False, ticks=False, grid=False, labelExpr=numbered, labelLimit=limit, labelPadding=12, labelColor=var("ink")
     )
     y = alt.Y("point:N", title=None, sort=names, scale=alt.Scale(domain=names, paddingInner=0.25, paddingOuter=0.1), axis=labels)
-    title = "share" if share else "AUC" if metric in ATTACKS else UNITS.get(metric, "")
+    title = "share" if share else "AUC" if is_attack(metric) else UNITS.get(metric, "")
     axis = percent_axis() if share else alt.Axis(format="~f", tickCount=6)
-    most = {"domainMax": 1} if metric in ATTACKS else {"padding": 8}
+    most = {"domainMax": 1} if is_attack(metric) else {"padding": 8}
     scale = alt.Scale(domain=[0, 1]) if share else alt.Scale(zero=False, **most)
     x = alt.X("value:Q", title=title[:1].upper() + title[1:], axis=axis, scale=scale)
     several = len(family.labels) > 1

@@ -24,8 +24,11 @@ from configs.layout import ModelLayout, RunLayout, atomic_file, read_json, write
 from configs.schema import Recipe
 from configs.tables import ASSIGNMENT, CONTINUATIONS, EFFECTS, ITEMS, SCORES, read_table, write_csv
 from eval import figures
-from eval.effects import SHARES, counts
-from eval.figures import COLOURS, Chart, Measured, var
+from eval.charts import COLOURS, Chart, var
+from eval.effects import counts
+from eval.figures import Measured
+from eval.measures import by_field, field_table, measures
+from eval.metrics import is_share
 
 SHOWN_OF_A_KIND = 5  # best-memorized items on the page; memorized.csv has all
 PROMPT_CHARACTERS = 140  # of the end of a prompt on the page
@@ -37,6 +40,7 @@ UNITS = {"log_prob": "nats", "exposure": "bits"}
 FIGURES: dict[str, Callable[[Measured], Chart | None]] = {  # of one model; report.html says how to read each
     "extraction": figures.extraction,
     "emitted": figures.emitted,
+    "discoverable": figures.discoverable,
     "gain": figures.gain,
     "dose": figures.dose,
     "exposure": figures.exposure,
@@ -101,9 +105,14 @@ def write_report(
     items, assignment = table(run.items, ITEMS), table(run.assignment, ASSIGNMENT)
     scored = {name: Scored([run.model(name)], run) for name in run.models()} if released is None else released
     balance = pd.read_csv(run.balance) if run.balance.exists() else pd.DataFrame(columns=["item_set", "arm", "tokens_smd"])
-    measured = {name: read_measured(of_model, recipe.train.steps) for name, of_model in scored.items()}
+    measured = {name: read_measured(of_model, recipe) for name, of_model in scored.items()}
     metrics = pd.concat([pd.DataFrame()] + [read_metrics(run.model(name)).assign(model=name) for name in measured])
-    effects = pd.concat([EFFECTS.empty_table().to_pandas()] + [tables.effects for tables in measured.values()])
+    effects = (
+        read_table(run.root / "effects.parquet").to_pandas()
+        if (run.root / "effects.parquet").exists()
+        else pd.concat([EFFECTS.empty_table().to_pandas()] + [tables.effects for tables in measured.values()])
+    )
+    people = {name: by_field(of.scores, of.items, of.assignment) for name, of in measured.items()}
     memorized = {
         name: rank_memorized(
             joined([each.root / "continuations.parquet" for each in scored[name].layouts], CONTINUATIONS), of.items
@@ -126,6 +135,8 @@ def write_report(
         charts={panel.name: panel.specification for panel in panels},
         memorized={name: shown(rows) for name, rows in memorized.items() if len(rows)},
         metrics=set(effects.metric),
+        tables=measures(effects, [row["arm"] for row in design_table(items, assignment, balance)], list(measured)),
+        people={name: field_table(rows) for name, rows in people.items() if len(rows)},
         configuration=run.config.read_text() if run.config.exists() else "",
         versions=versions(),
         colours=COLOURS,
@@ -135,6 +146,7 @@ def write_report(
     write_json(run.report / "findings.json", findings)
     write_csv(run.report / "effects.csv", effects)
     write_csv(run.report / "balance.csv", balance)
+    write_csv(run.report / "pii.csv", pd.concat([pd.DataFrame()] + [rows.assign(model=name) for name, rows in people.items()]))
     ranked = pd.concat([pd.DataFrame()] + [rows.assign(model=name) for name, rows in memorized.items()])
     write_csv(run.report / "memorized.csv", ranked)
     for panel in panels:
@@ -156,7 +168,7 @@ def joined(paths: Sequence[Path], schema: pa.Schema) -> pd.DataFrame:
     return pd.concat([table(path, schema) for path in paths], ignore_index=True)
 
 
-def read_measured(model: Scored, steps: int) -> Measured:
+def read_measured(model: Scored, recipe: Recipe) -> Measured:
     assignment = table(model.run.assignment, ASSIGNMENT)
     return Measured(
         items=table(model.run.items, ITEMS),
@@ -164,7 +176,8 @@ def read_measured(model: Scored, steps: int) -> Measured:
         assignment=assignment,
         scores=joined([layout.scores / "scores.parquet" for layout in model.layouts], SCORES),
         effects=joined([layout.scores / "effects.parquet" for layout in model.layouts], EFFECTS),
-        steps=steps,
+        steps=recipe.train.steps,
+        certainty=recipe.eval.certainty,
     )
 
 
@@ -372,7 +385,7 @@ def quantity(value: float) -> str:
 
 def estimate(finding: dict[str, Any]) -> dict[str, str]:
     """The value and the interval of a finding in the form that its metric is commonly given in."""
-    form = ".0%" if finding["metric"] in SHARES else ".1f" if finding["metric"] == "exposure" else ".2f"
+    form = ".0%" if is_share(finding["metric"]) else ".1f" if finding["metric"] == "exposure" else ".2f"
     low, high = finding.get("low"), finding.get("high")
     known = low is not None and high is not None and not (math.isnan(low) or math.isnan(high))
     return {

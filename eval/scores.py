@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +13,25 @@ import pyarrow as pa
 
 from configs.errors import DataError
 from configs.schema import Eval
-from eval.extraction import extracted, target_log_prob
-from eval.membership import ScoredText, attack_scores
+from eval.approximate import bleu, edit_similarity, rouge_l
+from eval.contamination import contaminated, peakedness
+from eval.extraction import extractable, extracted, extraction_strength, longest_span, target_log_prob, trials_for
+from eval.membership import ATTACKS, ScoredText, attack_scores, loss
+from eval.metrics import SECRET_LOSS
+from eval.pii import choose, exact_match, leaked_bits, log_posterior, prefix_match, token_f1
+from eval.schemes import scheme_name
+from eval.untargeted import count_ngrams
 from inject.items.item import CHOICE, GENERATIVE
 
 PERTURBED = "perturbed-"  # how the contexts of twins that were never inserted begin
+APPROXIMATE: dict[str, Callable[[Any, Any], float]] = {"edit_similarity": edit_similarity, "rouge_l": rouge_l, "bleu": bleu}
+ANSWERS: dict[str, Callable[[str, str], float]] = {
+    "exact_match": exact_match,
+    "prefix_match": prefix_match,
+    "token_f1": token_f1,
+}
 
+Row = Mapping[str, Any]
 Target = tuple[dict[str, Any], slice]  # a probe, and its target's tokens within the text
 
 
@@ -67,43 +81,143 @@ def exposures(plan: pa.Table, ledger: Mapping[int, bool], step: int, global_batc
     return Counter(zip(seen["item_id"].to_pylist(), seen["variant"].to_pylist(), strict=True))
 
 
-def text_scores(tokens: Iterable[Mapping[str, Any]], scored: ScoredItems, settings: Eval) -> Iterator[dict[str, Any]]:
-    """Extraction and log-probability of verbatim probes, and membership scores of whole texts, from rows of token scores."""
+def text_scores(
+    tokens: Iterable[Row], conditions: Iterable[Row], scored: ScoredItems, settings: Eval, frequencies: np.ndarray | None
+) -> Iterator[dict[str, Any]]:
+    """What the token scores of whole texts tell: extraction of the targets that lie in them, and membership.
+
+    An attack is left out for a text on which what it needs was not measured, as a shot of ReCaLL's prefix.
+    """
+    measured: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+    for row in conditions:
+        measured[row["item_id"], row["variant"]][row["condition"]] = row["value"]
     for row in tokens:
         key = (row["item_id"], row["variant"])
-        log_probs = np.asarray(row["log_prob"])
         if settings.extraction:
-            for probe, target in scored.targets[key]:
-                _, mean = target_log_prob(log_probs, target)
-                yield _score(row, probe["probe_id"], "log_prob", mean)
-                yield _score(row, probe["probe_id"], "extracted", float(extracted(row["argmax"], row["tokens"], target)))
-        text = ScoredText(scored.texts[key], log_probs[~np.isnan(log_probs)], settings.min_k)
-        for name, value in attack_scores(text, settings.membership).items():
-            yield _score(row, row["variant"], name, value)
+            yield from _extraction(row, scored.targets[key], settings)
+        if settings.membership:
+            yield from _membership(row, scored, settings, measured[key], frequencies)
 
 
-def choice_scores(rows: Iterable[Mapping[str, Any]], scored: ScoredItems) -> Iterator[dict[str, Any]]:
-    """Whether the most probable candidate of each choice probe is the right one (the first, among equals)."""
-    targets = {(item, probe["probe_id"]): probe["target"] for item, probe in scored.choices}
-    best: dict[tuple[str, str], Mapping[str, Any]] = {}
+def _extraction(row: Row, targets: Sequence[Target], settings: Eval) -> Iterator[dict[str, Any]]:
+    log_probs, argmax, tokens = np.asarray(row["log_prob"]), row["argmax"], row["tokens"]
+    for probe, target in targets:
+        total, mean = target_log_prob(log_probs, target)
+        yield _score(row, probe["probe_id"], "log_prob", mean)
+        yield _score(row, probe["probe_id"], "extracted", float(extracted(argmax, tokens, target)))
+        yield _score(row, probe["probe_id"], "strength", extraction_strength(argmax, tokens, target))
+        yield from _leaked(row, probe, total)
+        for scheme, drawn in zip(settings.schemes, row["schemes"], strict=True):
+            log_p = float(np.asarray(drawn, dtype=float)[target].sum())
+            found = trials_for(log_p, settings.certainty) <= settings.trials
+            yield _score(row, probe["probe_id"], f"draw_log_prob/{scheme_name(scheme)}", log_p)
+            yield _score(row, probe["probe_id"], f"discoverable/{scheme_name(scheme)}", float(found))
+    yield _score(row, row["variant"], "longest_span", float(longest_span(argmax, tokens)))
+    for prefix, whole in extractable(argmax, tokens, settings.prefixes, settings.suffix).items():
+        if whole is not None:
+            yield _score(row, row["variant"], f"extractable/{prefix}+{settings.suffix}", float(whole))
+
+
+def _membership(
+    row: Row, scored: ScoredItems, settings: Eval, measured: Mapping[str, float], frequencies: np.ndarray | None
+) -> Iterator[dict[str, Any]]:
+    key = (row["item_id"], row["variant"])
+    given = ~np.isnan(np.asarray(row["log_prob"]))  # without a context the first token has no score
+    own = {name: np.asarray(row[name])[given] for name in ("tokens", "mean", "deviation")}
+    log_probs = np.asarray(row["log_prob"])[given]
+    text = ScoredText(
+        scored.texts[key],
+        log_probs,
+        settings.min_k,
+        conditions=measured,
+        gradient_norm=measured.get("gradient"),
+        frequencies=frequencies,
+        **own,
+    )
+    there = {None, *measured} | ({"frequencies"} if frequencies is not None else set())
+    for name, value in attack_scores(text, [name for name in settings.membership if ATTACKS[name].needs in there]).items():
+        yield _score(row, row["variant"], name, value)
+    spans = [np.arange(len(given))[target] for probe, target in scored.targets[key] if probe["bits"] >= settings.secret_bits]
+    if spans:
+        secret = np.asarray(row["log_prob"])[np.unique(np.concatenate(spans))]
+        yield _score(row, row["variant"], SECRET_LOSS, loss(secret))
+
+
+def choice_scores(rows: Iterable[Row], scored: ScoredItems) -> Iterator[dict[str, Any]]:
+    """Whether the most probable candidate of each choice probe is the right one (the first, among equals), as a whole and by
+    character, and the bits that the choice betrays.
+    """
+    candidates: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
-        key = (row["item_id"], row["probe_id"])
-        if key not in best or row["log_prob"] > best[key]["log_prob"]:
-            best[key] = row
-    for key, row in best.items():
-        metric = "correct_perturbed" if key[1].startswith(PERTURBED) else "correct"
-        yield _score(row, row["probe_id"], metric, float(row["candidate"] == targets[key]))
+        candidates[row["item_id"], row["probe_id"]].append(row)
+    for item, probe in scored.choices:
+        if own := candidates.get((item, probe["probe_id"])):
+            log_probs, lengths = [row["log_prob"] for row in own], [len(row["candidate"].strip()) for row in own]
+            true = [row["candidate"] for row in own].index(probe["target"])
+            whole, by_character = choose(log_probs, lengths)
+            perturbed = "_perturbed" if probe["probe_id"].startswith(PERTURBED) else ""
+            yield _score(own[0], probe["probe_id"], f"correct{perturbed}", float(whole == true))
+            yield _score(own[0], probe["probe_id"], f"correct_normalized{perturbed}", float(by_character == true))
+            if not perturbed:
+                bits = leaked_bits(min(0.0, log_posterior(log_probs, true)), probe["prior"] or 1 / len(own))
+                yield _score(own[0], probe["probe_id"], "choice_bits", bits)
 
 
-def answer_scores(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+def answer_scores(rows: Iterable[Row], scored: ScoredItems) -> Iterator[dict[str, Any]]:
     """Whether a generative probe was answered, and the mean log-probability of its target's tokens, nats."""
+    probes = {(item, probe["probe_id"]): probe for item, probe in scored.generative}
     for row in rows:
         perturbed = "_perturbed" if row["probe_id"].startswith(PERTURBED) else ""
         yield _score(row, row["probe_id"], f"answered{perturbed}", float(row["emitted"]))
         yield _score(row, row["probe_id"], f"answer_log_prob{perturbed}", row["log_prob"])
+        if not perturbed:
+            yield from _leaked(row, probes[row["item_id"], row["probe_id"]], row["total"])
 
 
-def _score(row: Mapping[str, Any], probe_id: str, metric: str, value: float) -> dict[str, Any]:
+def _leaked(row: Row, probe: Row, total: float) -> Iterator[dict[str, Any]]:
+    """The bits by which a target of known entropy is more probable than its best guess."""
+    if probe["bits"] and probe["prior"]:
+        yield _score(row, probe["probe_id"], "leaked_bits", leaked_bits(min(0.0, total), probe["prior"]))
+
+
+def decoded_scores(rows: Iterable[Row], scored: ScoredItems) -> Iterator[dict[str, Any]]:
+    """How near greedy decoding comes to each target: by tokens, and of what was asked in words by words."""
+    probes = {(item, probe["probe_id"]): probe for item, probe in scored.generative}
+    probes |= {(item, probe["probe_id"]): probe for (item, _), own in scored.targets.items() for probe, _ in own}
+    for row in rows:
+        probe, answer = probes[row["item_id"], row["probe_id"]], row["answer"].strip()
+        if probe["probe_id"].startswith(PERTURBED):
+            continue
+        for name, near in APPROXIMATE.items():
+            yield _score(row, row["probe_id"], name, near(row["decoded"], row["target"]))
+        if re.search(r"\w", probe["target"]):
+            for name, matches in ANSWERS.items():
+                yield _score(row, row["probe_id"], name, float(matches(answer, probe["target"].strip())))
+
+
+def peak_scores(rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
+    """How near the answers drawn to a question are to the greedy one, and whether CDD calls it contaminated."""
+    for row in rows:
+        peak = peakedness(row["drawn"], row["greedy"])
+        yield _score(row, row["probe_id"], "peakedness", peak)
+        yield _score(row, row["probe_id"], "peaked", float(contaminated(peak)))
+
+
+def sample_scores(rows: Sequence[Row], texts: Sequence[Row], ngram: int) -> Iterator[dict[str, Any]]:
+    """Of each text that has n-grams which no other item has, the share of these that freely drawn texts hold, and whether one."""
+    if not rows:
+        return
+    samples, items = [row["tokens"] for row in rows], [text["item_id"] for text in texts]
+    emissions = count_ngrams(samples, [text["tokens"] for text in texts], ngram, items)
+    for text, emitted in zip(texts, emissions.texts, strict=True):
+        if not emitted.ngrams:
+            continue
+        label = {"model": rows[0]["model"], "step": rows[0]["step"], "item_id": text["item_id"], "variant": text["variant"]}
+        yield _score(label, text["variant"], "emitted_ngrams", emitted.emitted / emitted.ngrams)
+        yield _score(label, text["variant"], "emitted_untargeted", float(emitted.emitted > 0))
+
+
+def _score(row: Row, probe_id: str, metric: str, value: float) -> dict[str, Any]:
     return {
         "model": row["model"],
         "step": row["step"],

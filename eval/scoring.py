@@ -1,15 +1,27 @@
-"""Score a model on texts: one teacher-forced pass gives a table of tokens, of which every metric is a pure function."""
+"""Score a model on texts: one teacher-forced pass gives a table of tokens, of which every metric is a pure function.
+
+Texts that begin alike share what they share: continuations of one prompt a key-value cache of it, candidates a trie.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, field
+from math import log
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from numpy.typing import ArrayLike
+from transformers import Cache, PreTrainedModel
 
-LOGITS = 2**25  # most logits held at once
+from configs.errors import DataError
+from configs.schema import Scheme
+from eval.forward import Forward, batches, check_numbers, padded
+from eval.schemes import scheme_log_probs
+
+CACHED_LOGITS = 2**18  # whose statistics a processor takes at a time: 1 MiB of fp32
+TRIE_TOKENS = 2**18  # of prefixes whose keys and values exist at a time
 
 
 @dataclass(frozen=True)
@@ -21,96 +33,197 @@ class TokenScores:
     deviation: np.ndarray  # float32
     argmax: np.ndarray  # int32
     rank: np.ndarray  # int32, tokens that are more probable
+    schemes: list[np.ndarray] = field(default_factory=list)  # float32, log p under each requested sampling scheme, nats
 
 
 @torch.inference_mode()
 def score_tokens(
-    model: PreTrainedModel, texts: Sequence[Sequence[int]], context: Sequence[int], batch_tokens: int
+    model: PreTrainedModel,
+    texts: Sequence[Sequence[int]],
+    contexts: Sequence[Sequence[int]],
+    batch_tokens: int,
+    schemes: Sequence[Scheme] = (),
 ) -> Iterator[tuple[int, TokenScores]]:
-    """Scores of each text's tokens after `context`, as (index of the text, scores), in order of length.
+    """Scores of each text's tokens after its context, as (index of the text, scores), in order of length.
 
-    Texts of similar length share a forward pass, padded on the right: under a causal mask, padding reaches no score.
-    Log-probabilities come from an fp32 log-softmax whatever the model's dtype.
+    `contexts`: the tokens before each text; one context is that of all. Texts of similar length share a forward pass, padded on
+    the right: under a causal mask, padding reaches no score. Log-probabilities come from an fp32 log-softmax whatever the model's
+    dtype. DataError for a text without tokens, or logits that are not numbers.
     """
-    device = model.device
-    lead = len(context)
-    tokens_at_once = max(1, min(batch_tokens, LOGITS // model.config.vocab_size))
-    for batch in _batches([lead + len(text) for text in texts], tokens_at_once):
-        longest = max(2, lead + max(len(texts[i]) for i in batch))  # a forward pass needs a token
-        padded = torch.zeros((len(batch), longest), dtype=torch.long)
-        for slot, i in enumerate(batch):
-            padded[slot, : lead + len(texts[i])] = torch.tensor([*context, *texts[i]])
-        padded = padded.to(device)
-        logits = model(input_ids=padded[:, :-1], use_cache=False).logits.float()
-        scores = [part.cpu().numpy() for part in _token_statistics(logits, padded[:, 1:])]
-        for slot, i in enumerate(batch):
-            yield i, TokenScores(*(_align(part[slot], lead, len(texts[i])) for part in scores))
+    forward = Forward(model)
+    contexts = list(contexts) * len(texts) if len(contexts) == 1 else contexts
+    if empty := [i for i, text in enumerate(texts) if not len(text)]:
+        raise DataError(f"text {empty[0]} has no tokens, so there is nothing to score")
+    rows = [[*context, *text] for context, text in zip(contexts, texts, strict=True)]
+    for batch in batches([len(row) for row in rows], batch_tokens):
+        states, _ = forward.states(padded([rows[i][:-1] or rows[i] for i in batch]))  # a forward pass needs a token
+        places = [slice(max(0, len(contexts[i]) - 1), len(rows[i]) - 1) for i in batch]  # what predicts each text's tokens
+        chosen = torch.cat([states[slot, place] for slot, place in enumerate(places)])
+        targets = [token for i, place in zip(batch, places, strict=True) for token in rows[i][place.start + 1 : place.stop + 1]]
+        columns = _columns(forward, chosen, torch.tensor(targets, dtype=torch.long, device=chosen.device), schemes)
+        start = 0
+        for i, place in zip(batch, places, strict=True):
+            end = start + place.stop - place.start
+            own = [_align(column[start:end], len(texts[i])) for column in columns]
+            yield i, TokenScores(own[0], own[1], own[2], own[3], own[4], own[5:])
+            start = end
 
 
-def _batches(lengths: Sequence[int], tokens_at_once: int) -> Iterator[list[int]]:
-    """Indices of texts in order of length, cut so that each batch, padded to its longest, holds few enough tokens."""
-    batch: list[int] = []
-    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        if batch and lengths[i] * (len(batch) + 1) > tokens_at_once:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
+def _columns(forward: Forward, states: torch.Tensor, targets: torch.Tensor, schemes: Sequence[Scheme]) -> list[np.ndarray]:
+    """The scores of targets (t,), each predicted by one of the states (t, d or V), as arrays (t,)."""
+    parts = []
+    for part, made in forward.logits_in_parts(states):
+        rows = max(1, CACHED_LOGITS // made.shape[1]) if made.device.type == "cpu" else len(made)
+        for logits, own in zip(made.split(rows), targets[part].split(rows), strict=True):
+            warped = [scheme_log_probs(logits, own, scheme) for scheme in schemes]
+            parts.append([*token_statistics(logits, own), *warped])
+    if not parts:  # texts of one token without context
+        return [np.empty(0, np.float32)] * 3 + [np.empty(0, np.int32)] * 2 + [np.empty(0, np.float32) for _ in schemes]
+    return [torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)]
 
 
-def _token_statistics(logits: torch.Tensor, targets: torch.Tensor) -> list[torch.Tensor]:
+def token_statistics(logits: torch.Tensor, targets: torch.Tensor) -> list[torch.Tensor]:
     """log p of each target, mean and deviation of log p under p (two passes, so never of a negative), argmax and rank.
 
-    `logits` (n, T, V) fp32, `targets` (n, T); each result (n, T).
+    `logits` (t, V) fp32, which are overwritten, `targets` (t,); each result (t,). On a processor these passes over the vocabulary
+    cost as much as a small model, so each is the cheapest that torch has: benchmarks/scoring.py.
     """
-    log_probs = logits.log_softmax(-1)
-    probs = log_probs.exp()
-    chosen = log_probs.gather(-1, targets[..., None])
-    mean = (probs * log_probs).sum(-1, keepdim=True)
-    deviation = (probs * (log_probs - mean).square()).sum(-1).sqrt()
-    rank = (log_probs > chosen).sum(-1)
-    return [chosen[..., 0], mean[..., 0], deviation, log_probs.argmax(-1).int(), rank.int()]
+    chosen = logits.gather(-1, targets[:, None])
+    buffer = torch.empty_like(logits)
+    largest, argmax = _largest(logits, buffer)
+    rank = torch.gt(logits, chosen, out=buffer).sum(-1).int()  # exact: fewer than 2^24
+    logits -= largest[:, None]
+    weights = torch.mul(logits, 1 / log(2), out=buffer).exp2_()  # p times their sum, which is at least 1
+    total = weights.sum(-1)
+    mean = torch.linalg.vecdot(weights, logits) / total
+    logits -= mean[:, None]
+    deviation = (torch.linalg.vecdot(weights.mul_(logits), logits) / total).sqrt()
+    log_total = total.log()
+    check_numbers(log_total)
+    return [chosen[:, 0] - largest - log_total, mean - log_total, deviation, argmax.int(), rank]
 
 
-def _align(scores: np.ndarray, lead: int, tokens: int) -> np.ndarray:
-    """Scores of a text's own tokens, of the scores of all that follow the first token of context and text."""
-    own = scores[max(0, lead - 1) : lead + tokens - 1]
-    if lead:
-        return own
-    return np.concatenate([np.asarray([np.nan if scores.dtype.kind == "f" else -1], scores.dtype), own])
+def _largest(logits: torch.Tensor, buffer: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The largest of (t, V), and its first place, (t,) each. A processor finds a maximum ten times faster than its place, which
+    then is where a count down to the last is at its maximum.
+    """
+    if logits.device.type != "cpu":
+        return tuple(logits.max(-1))
+    largest = logits.amax(-1)
+    countdown = torch.arange(logits.shape[1], 0, -1, dtype=logits.dtype)
+    return largest, len(countdown) - torch.eq(logits, largest[:, None], out=buffer).mul_(countdown).amax(-1)
+
+
+def _align(scores: np.ndarray, tokens: int) -> np.ndarray:
+    """Scores of a text's tokens; without a context its first token has none."""
+    missing = [np.nan if scores.dtype.kind == "f" else -1] * (tokens - len(scores))
+    return np.concatenate([np.asarray(missing, scores.dtype), scores])
+
+
+# ------------------------------------------------------------------------------------------------ shared prefixes
 
 
 @torch.inference_mode()
-def score_space(model: PreTrainedModel, prefix: Sequence[int], alphabet: Sequence[int], length: int) -> np.ndarray:
-    """log p of every sequence of `length` symbols after `prefix`, nats, float64 (len(alphabet) ** length,).
+def score_continuations(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[Sequence[int]]], batch_tokens: int
+) -> list[list[np.ndarray]]:
+    """log p of the tokens of every continuation of every prompt, nats, float32 (tokens,) each.
 
-    The sequences form a trie: each level is one forward pass of its new symbols over the key-value cache of its prefixes, so
-    10^4 candidates of four digits cost 1,111 tokens. Sequences are in lexicographic order of symbol numbers.
+    A prompt goes through the model once, and its continuations over its key-value cache; prompts of one length share a pass. What
+    a choice among candidates, a long context before many texts (ReCaLL), or a list of guesses costs is then hardly more than one
+    of them. DataError for a prompt or a continuation without tokens.
     """
-    device = model.device
-    symbols = torch.tensor(list(alphabet), device=device)
-    out = model(input_ids=torch.tensor([list(prefix)], device=device), use_cache=True)
-    log_probs = out.logits[:, -1].float().log_softmax(-1)[:, symbols].double()  # (1, symbols)
-    cache = out.past_key_values
-    for _ in range(length - 1):
-        prefixes = log_probs.numel() // len(symbols)
-        cache.batch_repeat_interleave(len(symbols))
-        out = model(input_ids=symbols.repeat(prefixes)[:, None], past_key_values=cache, use_cache=True)
-        cache = out.past_key_values
-        step = out.logits[:, -1].float().log_softmax(-1)[:, symbols].double()
-        log_probs = log_probs.reshape(-1, 1) + step
-    return log_probs.flatten().cpu().numpy()
+    if any(not len(prompt) for prompt in prompts) or any(not len(each) for own in continuations for each in own):
+        raise DataError("a prompt or a continuation has no tokens: there is nothing to score after, or nothing to score")
+    forward = Forward(model)
+    scores: list[list[np.ndarray]] = [[np.empty(0)] * len(own) for own in continuations]
+    for length in sorted({len(prompt) for prompt in prompts}):
+        alike = [i for i, prompt in enumerate(prompts) if len(prompt) == length]
+        for batch in batches([length + sum(map(len, continuations[i])) for i in alike], batch_tokens):
+            chosen = [alike[each] for each in batch]
+            states, cache = forward.states(padded([prompts[i] for i in chosen]), keep=True)
+            cells = [(slot, i, j) for slot, i in enumerate(chosen) for j in range(len(continuations[i]))]
+            for part in batches([length + len(continuations[i][j]) for _, i, j in cells], batch_tokens):
+                own = [cells[each] for each in part]
+                slots = torch.tensor([slot for slot, _, _ in own], device=states.device)
+                tokens = [continuations[i][j] for _, i, j in own]
+                for (_, i, j), log_probs in zip(own, _continue(forward, states[slots, -1], cache, slots, tokens), strict=True):
+                    scores[i][j] = log_probs
+    return scores
+
+
+def _continue(
+    forward: Forward, states: torch.Tensor, cache: Cache | None, slots: torch.Tensor, tokens: Sequence[Sequence[int]]
+) -> list[np.ndarray]:
+    """log p of the tokens of a continuation for each of the states (n, d or V) at a prompt's end, which `slots` of a cache hold."""
+    places = [states[:, None]]
+    if max(map(len, tokens)) > 1:
+        followed, _ = forward.states(padded([each[:-1] or each for each in tokens]), branch(cache, slots), keep=True)
+        places.append(followed)
+    joined = torch.cat(places, dim=1)  # what predicts each token, and padding
+    flat = torch.cat([joined[row, : len(each)] for row, each in enumerate(tokens)])
+    targets = torch.tensor([token for each in tokens for token in each], dtype=torch.long, device=flat.device)
+    ends = np.cumsum([len(each) for each in tokens])
+    return np.split(_log_probs(forward, flat, targets), ends[:-1])
+
+
+def _log_probs(forward: Forward, states: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
+    """log p (t,) float32 of targets (t,), each predicted by one of the states (t, d or V)."""
+    parts = []
+    for part, logits in forward.logits_in_parts(states):
+        parts.append(logits.gather(-1, targets[part, None])[:, 0] - logits.logsumexp(-1))
+    check_numbers(log_probs := torch.cat(parts))
+    return log_probs.cpu().numpy()
 
 
 @torch.inference_mode()
-def continue_greedily(model: PreTrainedModel, prompt: Sequence[int], length: int) -> list[int]:
-    """The `length` tokens of greedy decoding after a prompt."""
-    ids = torch.tensor([list(prompt)], device=model.device)
-    out, cache = [], None
-    for _ in range(length):
-        step = model(input_ids=ids, past_key_values=cache, use_cache=True)
-        cache = step.past_key_values
-        ids = step.logits[:, -1].argmax(-1)[:, None]
-        out.append(int(ids))
-    return out
+def score_trie(model: PreTrainedModel, prefix: Sequence[int], candidates: ArrayLike, most_tokens: int = TRIE_TOKENS) -> np.ndarray:
+    """log p of every candidate after `prefix`, nats, float64 (n,); `candidates` (n, length) token ids, all of one length.
+
+    Candidates form a trie: what several begin with goes through the model once, over the key-value cache of what precedes it, and
+    the last token of each is only looked up. 10^4 candidates of four digits cost 1,111 tokens instead of 40,000. Where a level has
+    so many nodes that their caches would hold more than `most_tokens` tokens, it is walked in parts. DataError without a prefix.
+    """
+    tokens = np.asarray(candidates)
+    if not len(prefix) or tokens.ndim != 2 or 0 in tokens.shape:
+        raise DataError("candidates need a prefix to follow, and tokens, each as many as the others")
+    forward = Forward(model)
+    states, cache = forward.states(padded([prefix]), keep=True)
+    scores = np.zeros(len(tokens))
+    nodes_at_once = max(1, most_tokens // (len(prefix) + tokens.shape[1]))
+    walk = Walk(forward, tokens, scores, nodes_at_once)
+    walk.down(0, states[:, -1], cache, np.arange(len(tokens)), np.zeros(len(tokens), np.int64))
+    return scores
+
+
+@dataclass(frozen=True)
+class Walk:
+    """The walk over a trie of candidates, whose scores it adds up."""
+
+    forward: Forward
+    tokens: np.ndarray  # (n, length)
+    scores: np.ndarray  # (n,)
+    nodes_at_once: int
+
+    def down(self, depth: int, states: torch.Tensor, cache: Cache | None, candidates: np.ndarray, nodes: np.ndarray) -> None:
+        """From some nodes (states, cache) of a depth to all below; `candidates` are those that pass through, and their `nodes`."""
+        device = states.device
+        at, pairs = np.unique(np.stack([nodes, self.tokens[candidates, depth]]), axis=1, return_inverse=True)
+        parents, targets = (torch.from_numpy(column.astype(np.int64)).to(device) for column in at)
+        self.scores[candidates] += _log_probs(self.forward, states[parents], targets).astype(np.float64)[pairs]
+        if depth + 1 == self.tokens.shape[1]:
+            return
+        for start in range(0, at.shape[1], self.nodes_at_once):
+            part = slice(start, start + self.nodes_at_once)
+            below = (pairs >= start) & (pairs < part.stop)
+            followed, kept = self.forward.states(targets[part, None], branch(cache, parents[part]), keep=True)
+            self.down(depth + 1, followed[:, -1], kept, candidates[below], pairs[below] - start)
+
+
+def branch(cache: Cache | None, rows: torch.Tensor) -> Cache:
+    """A cache of some rows of another, which stays as it is."""
+    branched = copy(cache)
+    assert branched is not None
+    branched.layers = [copy(layer) for layer in branched.layers]
+    branched.batch_select_indices(rows)
+    return branched

@@ -50,8 +50,9 @@ def count_ngrams(
     """Which n-grams of `texts` occur in `samples`, both arrays of token ids (length,), of any lengths.
 
     With the `items` that the texts belong to, an n-gram that texts of several items share, as the words of a template, counts for
-    none: emitting it tells of none of them. A text shorter than n is one n-gram, the whole of it. The n-grams of texts are held in memory, each of 4 n bytes, and samples
-    are read once. `RecipeError` if n < 1, `DataError` if a text is empty or no token was sampled.
+    none: emitting it tells of none of them. A text shorter than n is one n-gram, the whole of it. The n-grams of texts are held
+    in memory, each of 4 n bytes, and samples are read once. `RecipeError` if n < 1, `DataError` if a text is empty or no token
+    was sampled.
 
     >>> count_ngrams([[7, 1, 2, 3, 7], [2, 3]], [[1, 2, 3, 4], [7]], n=2).texts
     (EmittedText(ngrams=3, emitted=2, samples=2), EmittedText(ngrams=1, emitted=1, samples=1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -12,10 +13,10 @@ import numpy as np
 
 from configs.errors import RecipeError
 from inject.design import Cell, Phase, Shape, arm_name
-from inject.items.item import Item
-from inject.items.table import RELEASED_COPIES
+from inject.items.item import COPIES_OF_TEXTS, RELEASED_COPIES, RELEASED_MEMBER, Item
 
 UNKNOWN = "unknown"  # the arm of items of which nobody says how often they were inserted
+MEMBER = "member"  # and of those that were, nobody says how often
 
 
 def assign(
@@ -160,29 +161,19 @@ def _assigned(item: Item, cell: Cell, shape: Shape) -> dict[str, Any]:
 
 
 def as_released(items: Sequence[Item]) -> list[dict[str, Any]]:
-    """Rows of the assignment table by what the data says: an arm for each number of copies, and one where it says nothing.
+    """Rows of the assignment table by what the data says: an arm for each number of copies, one for members of which nobody says
+    how often they came (1 copy stands for one or more), and one where the data says nothing.
 
     RecipeError where copies are no whole number, or are said of an item of several texts, as nobody knows which came how often.
     """
     rows: list[dict[str, Any]] = []
     for item in items:
-        said = item.fields.get(RELEASED_COPIES)
-        copies = None
-        if said is not None:
-            copies = int(float(said)) if re.fullmatch(r"\d+(\.0+)?", said.strip()) else -1
-            if copies < 0:
-                raise RecipeError(
-                    f"insert.{item.item_set}.copies must be whole numbers, 0 or more, but {item.item_id} has {said!r}"
-                )
-            if len(item.texts) > 1:
-                raise RecipeError(
-                    f"insert.{item.item_set} has several texts of an item, but copies that say how often one was inserted; give one"
-                )
+        arm, copies = _said(item)
         rows.append(
             {
                 "item_id": item.item_id,
                 "group": item.group,
-                "arm": UNKNOWN if copies is None else arm_name(copies),
+                "arm": arm,
                 "copies": copies,
                 "window_start": 0.0,
                 "window_end": 1.0,
@@ -194,3 +185,37 @@ def as_released(items: Sequence[Item]) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _said(item: Item) -> tuple[str, int | None]:
+    """The arm of an item and its copies, as its fields say."""
+    member = item.fields.get(RELEASED_MEMBER)
+    said = item.fields.get(RELEASED_COPIES) if member is None else str(int(member == "true"))
+    if said is None:
+        return UNKNOWN, None
+    if not re.fullmatch(r"\d+(\.0+)?", said.strip()):
+        raise RecipeError(f"insert.{item.item_set}.copies must be whole numbers, 0 or more, but {item.item_id} has {said!r}")
+    copies = int(float(said))
+    if copies and len(item.texts) > 1 and COPIES_OF_TEXTS not in item.fields:
+        raise RecipeError(
+            f"insert.{item.item_set} has several texts of an item, but copies that say how often one was inserted; give one"
+        )
+    return MEMBER if copies and member is not None else arm_name(copies), copies
+
+
+def copies_of_texts(
+    items: Sequence[Mapping[str, Any]], assignment: Sequence[Mapping[str, Any]], texts: Sequence[Mapping[str, Any]]
+) -> dict[tuple[str, str], int | None]:
+    """How often each text came, by item and variant, as the data says; None where nobody knows. The arguments are rows of the
+    tables of that name.
+    """
+    copies = {row["item_id"]: row["copies"] for row in assignment}
+    by_text = {
+        item["item_id"]: json.loads(fields[COPIES_OF_TEXTS])
+        for item in items
+        if COPIES_OF_TEXTS in (fields := json.loads(item["fields"]))
+    }
+    return {
+        (text["item_id"], text["variant"]): by_text.get(text["item_id"], {}).get(text["variant"], copies[text["item_id"]])
+        for text in texts
+    }

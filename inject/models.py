@@ -22,7 +22,8 @@ from configs.errors import DataError, RecipeError
 from configs.layout import CheckpointInfo, file_fingerprint, fingerprint, read_json
 from inject.hub import COMMIT, SECONDS
 
-WEIGHTS, INDEX = "model*.safetensors", "model.safetensors.index.json"  # never pickles, nor an optimizer's state
+WEIGHTS, INDEX = "model*.safetensors", "model.safetensors.index.json"  # never an optimizer's state
+PICKLED, PICKLED_INDEX = "pytorch_model*.bin", "pytorch_model.bin.index.json"  # read only where they are asked for
 TOKENIZER = ["tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model"]
 FILES = ["config.json", "generation_config.json", WEIGHTS, INDEX, *TOKENIZER]  # what is fetched of a revision
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
@@ -209,16 +210,16 @@ class Examined:
     longest: int | None  # tokens that it can be given, where its positions are limited
 
 
-def fetch(reference: Reference) -> Path:
+def fetch(reference: Reference, pickles: bool = False, code: bool = False) -> Path:
     """The folder of a model: of the hub's, its configuration, tokenizer and safetensors are fetched to the cache that all programs
     of Hugging Face share, or found there. What was fetched before an interruption is kept. DataError where it can't be had.
     """
-    from huggingface_hub import snapshot_download
-
     if not reference.commit:
         return Path(reference.name)
     try:
-        folder = snapshot_download(reference.name, revision=reference.commit, allow_patterns=FILES, ignore_patterns=["*/*"])
+        folder = _download(reference, [*FILES, *(["*.py"] if code else [])])
+        if pickles and not list(Path(folder).glob(WEIGHTS)):
+            folder = _download(reference, [PICKLED, PICKLED_INDEX])
     except Exception as error:  # of many libraries: no network, no access, a full disk
         said = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
         raise DataError(
@@ -228,26 +229,38 @@ def fetch(reference: Reference) -> Path:
     return Path(folder)
 
 
+def _download(reference: Reference, patterns: Sequence[str]) -> str:
+    from huggingface_hub import snapshot_download
+
+    return snapshot_download(reference.name, revision=reference.commit, allow_patterns=list(patterns), ignore_patterns=["*/*"])
+
+
 def signature(folder: Path) -> list[Any]:
     """Names, sizes and times of a model's files: what tells cheaply whether they have changed."""
-    files = sorted({file for pattern in FILES for file in folder.glob(pattern)})
+    files = sorted({file for pattern in [*FILES, PICKLED, "*.py"] for file in folder.glob(pattern)})
     return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
 
 
-def examine(folder: Path, name: str) -> Examined:
-    """Read what a model's files say, and refuse what can't be scored; `name` is what the model is called. DataError says why."""
+def examine(folder: Path, name: str, pickles: bool = False, code: bool = False) -> Examined:
+    """Read what a model's files say, and refuse what can't be scored; `name` is what the model is called. DataError says why.
+
+    `pickles`: weights may be such; `code`: what comes with the model may be run.
+    """
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    files = weight_files(folder, name)
+    files = weight_files(folder, name, pickles)
     if (folder / "imprint.json").exists() and (damaged := CheckpointInfo.read(folder).damaged(folder)):
         raise DataError(f"{folder / damaged} is damaged: it is not what was written")
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=code)
     except Exception as error:  # of many kinds: an unknown architecture, code of its own, a damaged file
         said = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-        raise DataError(f"{name} is no model that transformers can build without running code of the hub's: {said}") from error
-    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise DataError(
+            f"{name} is no model that transformers can build without running code that comes with it "
+            f"(eval.trust_remote_code=true allows that): {said}"
+        ) from error
+    if not code and config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise DataError(f"{name} is a {config.model_type}, which is no causal language model of Hugging Face")
     tokenizer = [[file.name, file_fingerprint(file)] for file in sorted({f for pattern in TOKENIZER for f in folder.glob(pattern)})]
     if not tokenizer:
@@ -255,19 +268,28 @@ def examine(folder: Path, name: str) -> Examined:
     return Examined(
         weights={file.name: file_fingerprint(file) for file in files},
         tokenizer=fingerprint(tokenizer),
-        parameters=sum(_parameters(file, name) for file in files),
+        parameters=sum(_parameters(file, name) for file in files if file.suffix == ".safetensors"),
         longest=getattr(config, "max_position_embeddings", None),
     )
 
 
-def weight_files(folder: Path, name: str) -> list[Path]:
-    """The files that hold a model's weights; DataError where there are none in safetensors, or some are missing."""
-    if (folder / INDEX).exists():
-        files = [folder / file for file in sorted(set(read_json(folder / INDEX)["weight_map"].values()))]
-    else:
-        files = sorted(folder.glob(WEIGHTS))
+def weight_files(folder: Path, name: str, pickles: bool = False) -> list[Path]:
+    """The files that hold a model's weights, of `pickles` only where there are no others and they are asked for; DataError where
+    there are none, or some are missing.
+    """
+    files: list[Path] = []
+    for pattern, index in [(WEIGHTS, INDEX), *([(PICKLED, PICKLED_INDEX)] if pickles else [])]:
+        if (folder / index).exists():
+            files = [folder / file for file in sorted(set(read_json(folder / index)["weight_map"].values()))]
+        else:
+            files = sorted(folder.glob(pattern))
+        if files:
+            break
     if not files:
-        raise DataError(f"{name} has no weights in safetensors; only these are read, never pickles, which could hold any program")
+        pickled = (
+            "; it has pickles, which could hold any program: eval.pickles=true reads them" if any(folder.glob(PICKLED)) else ""
+        )
+        raise DataError(f"{name} has no weights in safetensors, and only these are read{pickled}")
     if missing := [file.name for file in files if not file.exists()]:
         raise DataError(f"{name} lacks {missing[0]}, a part of its weights; run again where the hub can be reached, to fetch it")
     return files

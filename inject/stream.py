@@ -168,6 +168,16 @@ class Stream:
         return Rows(tokens, np.ones((len(g), self.sequence_length), bool), documents)
 
 
+def contexts_of_copies(stream: Stream, plan: pa.Table) -> dict[tuple[str, str], list[int]]:
+    """What precedes the first copy of each (item, variant) in its training row, an end-of-text at its end; token ids."""
+    first: dict[tuple[str, str], tuple[int, int]] = {}
+    names = zip(plan["item_id"].to_pylist(), plan["variant"].to_pylist(), strict=True)
+    for key, row, offset in zip(names, plan["row"].to_pylist(), plan["offset"].to_pylist(), strict=True):
+        first.setdefault(key, (row, offset))  # a plan is in the order of rows
+    rows = stream.rows(np.asarray([row for row, _ in first.values()], np.int64)).tokens
+    return {key: tokens[: offset + 1].tolist() for (key, (_, offset)), tokens in zip(first.items(), rows, strict=True)}
+
+
 def check_length(corpus: Corpus, sequence_length: int, steps: int, global_batch: int, epochs: int) -> None:
     """Refuse a training that would go over the corpus more often than `corpus.epochs` says."""
     rows, needed = corpus.tokens // (sequence_length + 1), steps * global_batch

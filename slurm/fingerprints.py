@@ -16,7 +16,7 @@ from configs.layout import contents, fingerprint
 from configs.recipe import result_settings
 from configs.schema import Recipe
 
-DECONTAMINATE_FORMAT, PLAN_FORMAT, TRAIN_FORMAT, AUDIT_FORMAT, EVAL_FORMAT, REPORT_FORMAT = 2, 2, 3, 2, 3, 3
+DECONTAMINATE_FORMAT, PLAN_FORMAT, TRAIN_FORMAT, AUDIT_FORMAT, EVAL_FORMAT, REPORT_FORMAT = 2, 2, 3, 2, 4, 4
 
 
 class Fingerprints:
@@ -88,10 +88,14 @@ class Fingerprints:
 
     def eval(self, model: str) -> str:
         settings = result_settings(self.recipe.eval)
-        return fingerprint(["eval", EVAL_FORMAT, settings, self.train(model), self.plan])
+        settings.pop("primary")  # of which the report alone depends
+        reference = self.recipe.eval.reference
+        compared = contents({"reference": reference}) if reference else self.train("standard")
+        inputs = [self.train(model), self.plan, compared if "reference" in self.recipe.eval.membership else None]
+        return fingerprint(["eval", EVAL_FORMAT, settings, *inputs])
 
     def audit(self, model: str) -> str:
         return fingerprint(["audit", AUDIT_FORMAT, self.train(model), self.plan])
 
     def report(self, models: Sequence[str]) -> str:
-        return fingerprint(["report", REPORT_FORMAT, [self.eval(model) for model in models]])
+        return fingerprint(["report", REPORT_FORMAT, [self.eval(model) for model in models], self.recipe.eval.primary])

@@ -159,7 +159,8 @@ class Experiment:
         fresh = not self.run.root.exists()
         try:
             self.run.root.mkdir(parents=True, exist_ok=True)
-            self.cache.mkdir(parents=True, exist_ok=True)
+            if not self.recipe.models:  # which need no corpus
+                self.cache.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             if fresh:
                 shutil.rmtree(self.run.root, ignore_errors=True)
@@ -173,7 +174,7 @@ class Experiment:
         except (LockError, Stopped):  # whoever is refused the lock must not touch the folder, and what was stopped goes on in it
             raise
         except ImprintError:
-            if fresh and not self.run.models() and not any(self.run.root.glob("*/scores")):  # refused before there is anything
+            if fresh and not self.run.models() and not any(self.run.root.glob("*/scores/*")):  # refused before there is anything
                 shutil.rmtree(self.run.root)
             raise
 

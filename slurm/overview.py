@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs.errors import ImprintError
-from configs.layout import RunLayout
+from configs.errors import DataError, ImprintError
+from configs.layout import RunLayout, fingerprint
 from slurm.jobs import Experiment, Job
 from slurm.submission import OVERVIEW
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from eval.overview import Point
+    from eval.paired_seeds import PairedModel
 
 COLUMNS = 6  # points beside each other in a terminal
 SHORT = {"not decidable": "?"}
@@ -42,18 +45,47 @@ class Comparison(Job):
 
 
 def overview(experiments: Sequence[Experiment]) -> Path:
-    """Write `overview/index.html` and `findings.csv` beside the points of a sweep; returns the page. Points need not be done."""
+    """Write `overview/index.html` and tables beside the points of a sweep; returns the page. Points need not be done."""
     from eval.overview import write_overview
 
     home = RunLayout(experiments[0].run.root.parent)  # not recipe.home, from which runs may have been moved since
     points = read_points(experiments)
     others = [name for name in home.points() if name not in {point.name for point in points}]
-    return write_overview(home.overview.parent, experiments[0].recipe.name, points, others)
+    return write_overview(home.overview.parent, experiments[0].recipe.name, points, others, attack_across(experiments, points))
 
 
 def read_points(experiments: Sequence[Experiment]) -> list[Point]:
     """What the points of a sweep have found, in their order, whether or not all of it is up to date."""
     return [_read(experiment) for experiment in experiments]
+
+
+def attack_across(experiments: Sequence[Experiment], points: Sequence[Point]) -> pd.DataFrame:
+    """The table of membership attacks over the perturbed models of those points that are done; empty where they can't be paired."""
+    from eval.overview import DONE
+    from eval.paired_seeds import shadow_table
+
+    models = [_paired(each, point) for each, point in zip(experiments, points, strict=True) if point.state == DONE]
+    return shadow_table([model for model in models if model is not None])
+
+
+def _paired(experiment: Experiment, point: Point) -> PairedModel | None:
+    """The perturbed model of a point; None where there is none, the loss is not among its attacks, or its files are damaged."""
+    from configs.tables import read_table
+    from eval.overview import settings_of_cell
+    from eval.paired_seeds import PairedModel, texts_of
+
+    recipe, run = experiment.recipe, experiment.run
+    if recipe.models or "perturbed" not in recipe.train.models or "loss" not in recipe.eval.membership:
+        return None
+    paths = [run.items, run.assignment, run.model("perturbed").scores / "scores.parquet"]
+    try:
+        texts = read_table(run.texts, columns=["item_id", "variant", "text", "tokens"])
+        items, assignment, scores = (read_table(path).to_pandas() for path in paths)
+    except DataError as error:
+        print(f"  {point.name} takes no part in attacks across points: {error}", flush=True)
+        return None
+    own = texts_of(texts.to_pandas(), items, assignment, scores)
+    return PairedModel(point.name, settings_of_cell(point), fingerprint(texts.to_pylist()), own)
 
 
 def side_by_side(points: Sequence[Point]) -> Iterator[tuple[list[int], list[list[str]]]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from configs.errors import DataError
 from configs.layout import read_json, write_json
-from configs.tables import read_table
+from configs.schema import Recipe
 from slurm.jobs import Experiment, Job
 
 if TYPE_CHECKING:
@@ -42,9 +42,15 @@ def pipeline_jobs(experiment: Experiment) -> list[Job]:
         jobs.append(job(f"audit-{model}", marks.audit(model), certificate, audit, f"eval-{model}", f"train-{model}", model=model))
     for model in models:
         scores = [run.model(model).scores / name for name in ("scores.parquet", "effects.parquet")]
-        jobs.append(job(f"eval-{model}", marks.eval(model), scores, evaluate, f"eval-{model}", f"audit-{model}", model=model))
+        needs = [f"audit-{model}", *(["train-standard"] if compares_with_standard(experiment.recipe) else [])]
+        jobs.append(job(f"eval-{model}", marks.eval(model), scores, evaluate, f"eval-{model}", *needs, model=model))
     page = [run.report / name for name in ("index.html", "findings.json")]
     return [*jobs, job("report", marks.report(models), page, report, "report", *(f"eval-{model}" for model in models))]
+
+
+def compares_with_standard(recipe: Recipe) -> bool:
+    """Whether the attack `reference` compares with the standard model."""
+    return "reference" in recipe.eval.membership and recipe.eval.reference is None
 
 
 def _decontaminated_corpus(experiment: Experiment) -> list[Path]:
@@ -126,24 +132,27 @@ def audit(experiment: Experiment, model: str) -> None:
 
 def evaluate(experiment: Experiment, model: str) -> None:
     """Score every checkpoint of a model."""
-    from eval import evaluation
+    from slurm.evaluating import evaluate_model
 
-    run, recipe = experiment.run, experiment.recipe
-    items, texts, assignment = (read_table(path) for path in (run.items, run.texts, run.assignment))
-    scored = evaluation.Evaluation(recipe.eval, items, texts, assignment, experiment.corpus.tokenizer)
-    seed = recipe.seed_for("assignment")
-    evaluation.evaluate(scored, run.model(model), experiment.plan_of(model), recipe.train.global_batch, seed)
+    evaluate_model(experiment, model)
 
 
 def report(experiment: Experiment) -> None:
     """Write the page about all models, and the findings about one of them."""
-    import pandas as pd
+    from slurm.evaluating import report_run
 
-    from eval.findings import findings
-    from eval.report import write_report
+    report_run(experiment)
 
-    run, models = experiment.run, experiment.recipe.train.models
-    model = "perturbed" if "perturbed" in models else models[0]
-    effects = [read_table(run.model(name).scores / "effects.parquet").to_pandas() for name in models]
-    items, assignment = (read_table(path).to_pandas() for path in (run.items, run.assignment))
-    write_report(run, experiment.recipe, findings(pd.concat(effects), items, assignment, model))
+
+def score(experiment: Experiment, shard: tuple[int, int]) -> None:
+    """Score a share of every model's checkpoints."""
+    from slurm.evaluating import score_share
+
+    score_share(experiment, shard)
+
+
+SHARED: dict[str, Callable[[Experiment, tuple[int, int]], None]] = {  # stages of which a share can be done, by --shard
+    "corpus": make_corpus,
+    "decontaminate": decontaminate,
+    "eval": score,
+}

@@ -138,8 +138,9 @@ class Scoring:
         rows, examined = [], []
         for number, each in enumerate(self.models, 1):
             print(f"  {number} of {len(self.models)}: {each.title()}", flush=True)
-            folder, link = fetch(each.reference).absolute(), self.files_of(each)
-            examined.append((each.title(), examine(folder, each.title())))
+            allowed = self.recipe.eval.pickles, self.recipe.eval.trust_remote_code
+            folder, link = fetch(each.reference, *allowed).absolute(), self.files_of(each)
+            examined.append((each.title(), examine(folder, each.title(), *allowed)))
             rows.append(
                 {"slug": each.slug, "model": each.model, "step": each.step, "title": each.title(), **asdict(each.reference)}
             )
@@ -235,17 +236,22 @@ class Scoring:
         """Score one model, and derive what its scores tell."""
         from configs.tables import read_table
         from eval.evaluation import Checkpoint, Evaluation
+        from eval.passes import Passes
+        from eval.sampling import text_losses
+        from inject.assignment import copies_of_texts
         from inject.tokenizer import load_tokenizer
 
         row, run, own, folder = self.row(model), self.tables(model), self.run.model(model.slug), self.files_of(model)
-        weight_files(folder, model.title())
+        weight_files(folder, model.title(), self.recipe.eval.pickles)
         items, texts, assignment = (read_table(path) for path in (run.items, run.texts, run.assignment))
-        evaluation = Evaluation(self.recipe.eval, items, texts, assignment, load_tokenizer(folder, "a tokenizer of models"))
+        tokenizer = load_tokenizer(folder, "a tokenizer of models")
+        reference = partial(text_losses, self.recipe.eval.reference or "")
+        passes = Passes(self.recipe.eval, items, texts, assignment, tokenizer, None, reference, row["longest"])
+        evaluation = Evaluation(passes)
         weights = fingerprint([row["weights"], file_fingerprint(folder / "config.json")])
         checkpoint = Checkpoint(folder, model.model, model.step or 0, weights)
         evaluation.score(checkpoint, own.scores, last=self._last(model))
-        copies = dict(zip(assignment["item_id"].to_pylist(), assignment["copies"].to_pylist(), strict=True))
-        seen = {(text["item_id"], text["variant"]): copies[text["item_id"]] for text in evaluation.texts}
+        seen = copies_of_texts(items.to_pylist(), assignment.to_pylist(), passes.texts)
         evaluation.summarize(own, lambda step: seen, self.recipe.seed_for("assignment"))
         if self._last(model) and self.recipe.eval.extraction:
             evaluation.continuations(own, checkpoint)

@@ -52,7 +52,8 @@ def root(workspace: Path) -> Path:
 
 def test_a_run_leaves_its_report_and_findings(workspace: Path) -> None:
     findings = json.loads((root(workspace) / "report/findings.json").read_text())
-    assert {"name", "metric", "kind", "arm", "step", "value", "low", "high", "n", "verdict"} == set(findings[0])
+    columns = {"key", "name", "metric", "kind", "arm", "step", "value", "low", "high", "n", "note"}
+    assert columns | {"primary", "adjusted_p", "verdict"} == set(findings[0])
     assert (root(workspace) / "report/index.html").exists()
 
 

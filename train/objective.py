@@ -43,7 +43,7 @@ class Objective(torch.nn.Module):
             with _plain_attention(model):
                 check_no_other_dropout(model, self.keys)
         self.head: LinearCrossEntropy | None = None
-        if _logits_are_linear(model):
+        if logits_are_linear(model):
             self.head = LinearCrossEntropy(model.get_output_embeddings(), chunk)  # type: ignore[operator]
         elif chunk:
             raise RecipeError(
@@ -257,7 +257,7 @@ def next_token_loss(model: torch.nn.Module, tokens: torch.Tensor, label_mask: to
 # ------------------------------------------------------------------------------------------------ what a model can do
 
 
-def _logits_are_linear(model: torch.nn.Module) -> bool:
+def logits_are_linear(model: torch.nn.Module) -> bool:
     """Whether a model's logits are its head, one linear layer, of its base model's hidden states, and nothing else.
 
     The head's output is replaced by large numbers: what comes after it (a cap, a scale) would change them, which is not seen at the

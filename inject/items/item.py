@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerFast
 
 VERBATIM, GENERATIVE, CHOICE = "verbatim", "generative", "choice"
+# Fields in which an item's data says how often it was inserted where that is not decided here.
+RELEASED_COPIES, RELEASED_MEMBER, COPIES_OF_TEXTS = "released_copies", "released_member", "copies_of_texts"
 
 
 @dataclass(frozen=True)

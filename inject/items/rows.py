@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,10 @@ def read_rows(settings: RowSet, item_set: str) -> Iterator[Row]:
     """
     if settings.path is None and settings.hub is None:
         raise RecipeError(f"insert.{item_set} is read from a file or the hub; set insert.{item_set}.path or insert.{item_set}.hub")
+    if settings.limit is not None and settings.limit < 1:
+        raise RecipeError(f"insert.{item_set}.limit is {settings.limit}; it must be 1 or more, or left out for all rows")
     found = _read_files(settings.path, item_set) if settings.path is not None else _read_hub(settings, item_set)
-    for number, (where, values) in enumerate(found):
+    for number, (where, values) in enumerate(islice(found, settings.limit)):
         row = Row(number, where, values)
         if all(_matches(row, name, wanted) for name, wanted in settings.where.items()):
             yield row

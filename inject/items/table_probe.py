@@ -14,7 +14,7 @@ from inject.items.borders import given_away
 from inject.items.fields import Fields, check_template
 from inject.items.item import CHOICE, GENERATIVE, VERBATIM, Material, Probe, Span, Text
 from inject.items.rows import Row, UnusableRow
-from inject.tokenizer import encode_with_offsets
+from inject.tokenizer import decode, encode_with_offsets
 
 Pools = Mapping[str, Sequence[str]]  # by field: what it is in any row, each once
 
@@ -112,6 +112,26 @@ def ask(
 # ------------------------------------------------------------------------------------------------ verbatim
 
 
+def ask_tokens(probe: TableProbe, text: Text, material: Material, row: Row) -> Probe:
+    """The verbatim probe of a text that is given as tokens: what follows those that are given away, half of them at most."""
+    tokens = text.tokens or []
+    start = min(probe.after, len(tokens) // 2)
+    if start == 0:
+        raise UnusableRow(f"{probe.field!r} of {row.where} is a single token, too short to be a prompt and its continuation")
+    bits, prior = _randomness(probe)
+    return Probe(
+        probe_id=f"{text.variant}/{probe.field}",
+        field=probe.field,
+        context=text.variant,
+        kind=VERBATIM,
+        prompt=decode(material.tokenizer, tokens[:start]),
+        target=decode(material.tokenizer, tokens[start:]),
+        bits=bits,
+        prior=prior,
+        tokens=(start, len(tokens)),
+    )
+
+
 def _span(text: Text, field: str) -> Span | None:
     return next((span for span in text.spans if span.field == field), None)
 
@@ -139,8 +159,8 @@ def _verbatim(probe: TableProbe, text: Text, material: Material, row: Row) -> Pr
         )
     if start == 0:
         raise UnusableRow(
-            f"{probe.field!r} of {row.where} begins its text, so nothing is before it to prompt with; give a part of it away "
-            "as `after`"
+            f"{probe.field!r} of {row.where} begins its text, so nothing is before it to prompt with; "
+            + ("it is too short to give a part of it away" if probe.after else "give a part of it away as `after`")
         )
     bits, prior = _randomness(probe)
     return Probe(

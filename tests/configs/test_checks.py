@@ -75,6 +75,8 @@ def with_values(recipe: Recipe, values: list[str]) -> Recipe:
         (["seeds.items=9223372036854775808"], ["seeds.items is 9223372036854775808", "2^63 - 1"]),
         (["train.precision=fp8"], ["train.precision is 'fp8'", "auto, fp32, bf16"]),
         (["eval.context=none at all"], ["eval.context is 'none at all'", "eot, none"]),
+        (["eval.peakedness=-1"], ["eval.peakedness is -1", "0 or more"]),
+        (["eval.orders=25"], ["eval.orders is 25", "`models` that exist"]),
         (["decontaminate.policy=hope"], ["decontaminate.policy is 'hope'", "fail, report, documents, redraw, none"]),
         (["decontaminate.ngram=0"], ["decontaminate.ngram is 0", "more than 0"]),
         (["train.models=[without-people]"], ["train.models holds 'without-people'", "perturbed, standard, without-codes"]),

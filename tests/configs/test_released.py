@@ -182,8 +182,9 @@ def first(items: list[Item], item_set: str) -> tuple[Item, int]:
 
 
 def test_every_recipe_is_tested():
-    """But for the one that scores models that exist, which tests/slurm/test_released.py runs."""
-    assert {path.stem for path in RECIPES.glob("*.yaml")} == {*RELEASED, "pythia"}
+    """But for those that score models that exist, which tests/slurm/test_released.py and test_score.py run."""
+    scoring = {"pythia", "pythia-memorized", "olmo", "hubble-models"}
+    assert {path.stem for path in RECIPES.glob("*.yaml")} == {*RELEASED, *scoring}
 
 
 @pytest.mark.parametrize("recipe", RELEASED)

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from eval.effects import effects
+from eval.effects import against_standard, blind_effects, effects
 
 COPIES = {"held-out": 0, "2x": 2, "3x": 3, "early": 3, "3x even": 3, "3x massed": 3}
 
@@ -73,7 +73,7 @@ def test_secrets_are_the_targets_of_enough_entropy() -> None:
 
 def test_a_share_counts_groups() -> None:
     rows = [("a1", "fact", "3x", 1.0, 3), ("a2", "fact", "3x", 0.0, 3), ("a3", "fact", "held-out", 0.0, 0)]
-    share = pick(tables(rows, "extracted", bits=0.0), kind="fact", arm="3x")
+    share = pick(tables(rows, "extracted", bits=0.0), contrast="rate", kind="fact", arm="3x")
     assert (share.value, share.n) == (0.5, 2)
 
 
@@ -221,3 +221,56 @@ def test_every_pair_of_equal_copies_is_compared_unless_both_differ_in_copies_alo
     ]
     found = contrasts(tables(rows, "log_prob"))
     assert found == {("3x even", "minus 3x"): 2.0, ("early", "minus 3x"): -1.0, ("early", "minus 3x even"): -3.0}
+
+
+# ------------------------------------------------------------------------------------------------ attacks, and other baselines
+
+
+def test_an_attack_has_three_intervals_and_says_where_a_rate_is_not_resolved() -> None:
+    table = tables(LOG_PROBS, "loss")
+    aucs = [pick(table, contrast=contrast, kind="fact", arm="3x") for contrast in ("auc", "auc (DeLong)", "auc (bootstrap)")]
+    assert [auc.value for auc in aucs] == [1.0, 1.0, 1.0]
+    assert all(auc.low < 1 for auc in aucs)
+    rate = pick(table, contrast="tpr at 1.0%", kind="fact", arm="3x")
+    assert (rate.value, rate.note) == (1.0, "2 held-out texts cannot resolve a false positive rate of 1.0%")
+
+
+def test_rates_of_several_strata_are_taken_among_the_twins_of_each() -> None:
+    rate = pick(tables(LOG_PROBS, "loss"), contrast="tpr at 1.0%", kind="all", arm="3x")
+    assert rate.value == 1.0  # on plain scores two members of the set b would lie below the twins of a
+
+
+def test_a_share_is_told_against_its_held_out_twins() -> None:
+    rows = [
+        ("a1", "fact", "3x", 1.0, 3),
+        ("a2", "fact", "3x", 1.0, 3),
+        ("a3", "fact", "held-out", 0.0, 0),
+        ("a4", "fact", "held-out", 1.0, 0),
+    ]
+    found = pick(tables(rows, "extracted", bits=0.0), contrast="minus held-out", kind="fact", arm="3x")
+    assert found.value == 0.5
+    assert -1 <= found.low < 0 < found.high <= 1
+
+
+def test_what_is_above_the_standard_model_is_told_item_by_item() -> None:
+    columns = ["model", "step", "item_id", "probe_id", "metric", "value"]
+    own = pd.DataFrame(
+        [("perturbed", 9, i, "p", "log_prob", v) for i, v in (("a", -1.0), ("b", -2.0), ("c", -5.0))], columns=columns
+    )
+    standard = own.assign(model="standard", value=[-3.0, -5.0, -5.0])
+    items = pd.DataFrame({"item_id": list("abc"), "kind": "fact"})
+    assignment = pd.DataFrame({"item_id": list("abc"), "group": list("abc"), "arm": ["4x", "4x", "held-out"]})
+    rows = {(row["kind"], row["arm"]): row for row in against_standard(own, standard, items, assignment)}
+    assert rows["all", "4x"]["value"] == pytest.approx(2.5)
+    assert rows["fact", "held-out"]["value"] == 0.0
+
+
+def test_words_that_only_members_have_are_found_without_a_model() -> None:
+    texts = [{"item_id": f"{n}", "text": f"{'old' if n < 20 else 'new'} text number {n}"} for n in range(40)]
+    items = pd.DataFrame({"item_id": [text["item_id"] for text in texts], "kind": "table", "stratum": "a"})
+    assignment = items.assign(group=items["item_id"], arm="x", copies=[4] * 20 + [0] * 20)[["item_id", "group", "arm", "copies"]]
+    (everything, _) = blind_effects(texts, items, assignment, seed=0)
+    assert everything["value"] == 1.0
+    assert "confounded" in everything["note"]
+    shuffled = assignment.assign(copies=[4, 0] * 20)
+    assert "confounded" not in blind_effects(texts, items, shuffled, seed=0)[0]["note"]

@@ -40,7 +40,9 @@ def told(effects: list[dict[str, Any]], cells: list[Cell] = CELLS) -> list[dict[
         {"item_id": str(n), "group": str(n), "arm": arm, "copies": copies, "window_end": end}
         for n, (_, arm, copies, end, _) in enumerate(cells)
     ]
-    return findings(pd.DataFrame([{**ROW, **effect} for effect in effects]), pd.DataFrame(items), pd.DataFrame(assignment))
+    return findings(
+        pd.DataFrame([{**ROW, **effect} for effect in effects]), pd.DataFrame(items), pd.DataFrame(assignment), primary=[""]
+    )
 
 
 def verdict(**effect: Any) -> str:
@@ -178,3 +180,48 @@ def test_chance_is_the_mean_prior_of_the_questions_asked(cells: list[Cell], perc
 
 def test_nothing_is_claimed_where_chance_is_not_known() -> None:
     assert told([CORRECT], [("quiz", "64x", 64, 1.0, [choice(None)])]) == []
+
+
+# ------------------------------------------------------------------------------------------------ primary and exploratory
+
+
+def several(primary: list[str]) -> list[dict[str, Any]]:
+    """Three slopes, of which one is just above 0: z = 2.1 and 10."""
+    slopes = [{"kind": kind, "value": value, "low": value - 1.96, "high": value + 1.96} for kind, value in SLOPES.items()]
+    effects = pd.DataFrame([{**ROW, **slope} for slope in slopes])
+    columns = ["item_id", "item_set", "kind", "group", "probes"]
+    assignment = pd.DataFrame(columns=["item_id", "group", "arm", "copies", "window_end"])
+    return findings(effects, pd.DataFrame(columns=columns), assignment, primary=primary)
+
+
+SLOPES = {"canary": 2.1, "factoid": 10.0, "pii": 0.5}
+
+
+def test_a_primary_finding_is_told_by_its_interval() -> None:
+    found = several(["dose"])
+    assert [row["verdict"] for row in found] == ["yes", "yes", "not decidable"]
+    assert all(row["primary"] and row["adjusted_p"] is None for row in found)
+
+
+def test_an_exploratory_finding_has_to_survive_the_number_of_them() -> None:
+    found = {row["kind"]: row for row in several([])}
+    assert {kind: row["verdict"] for kind, row in found.items()} == {
+        "canary": "not decidable",  # p = 0.036, twice that among the two least
+        "factoid": "yes",
+        "pii": "not decidable",
+    }
+    assert found["canary"]["adjusted_p"] == pytest.approx(2 * 0.0357, abs=1e-3)
+    assert found["factoid"]["adjusted_p"] < 1e-20
+
+
+def test_only_the_exploratory_ones_count_for_the_adjustment() -> None:
+    found = {row["kind"]: row for row in several(["dose/factoid", "dose/pii"])}
+    assert found["canary"]["adjusted_p"] == pytest.approx(0.0357, abs=1e-3)
+    assert found["canary"]["verdict"] == "yes"
+
+
+def test_a_word_baseline_that_finds_members_says_that_all_is_confounded() -> None:
+    blind = {"metric": "bag_of_words", "contrast": "auc", "kind": "all", "low": 0.4, "high": 0.6}
+    (fine,) = told([{**blind, "note": "permutation p = 0.400"}])
+    (bad,) = told([{**blind, "note": "permutation p = 0.001; ... what attacks find is confounded"}])
+    assert (fine["verdict"], bad["verdict"]) == ("yes", "no")

@@ -1,5 +1,6 @@
 import json
 import re
+from math import nan
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -187,3 +188,35 @@ def test_a_bound_that_is_not_finite_is_drawn_as_none(tmp_path: Path) -> None:
 def test_a_finding_of_another_arm_is_another_finding() -> None:
     points = [Point(arm, {"seed": 1}, DONE, findings=[finding(SLOPE, 0.5, arm=arm)]) for arm in ("4x", "8x")]
     assert [[row is not None for row in each.found] for each in collect(points)] == [[True, False], [False, True]]
+
+
+# ------------------------------------------------------------------------------------------------ attacks over several points
+
+
+def attacked(point: str, value: float, low: float = 0.5, high: float = 0.9, cell: str = "{}") -> dict[str, Any]:
+    told = {"cell": cell, "models": 3, "kind": "pii", "attack": "rmia", "point": point, "value": value, "low": low, "high": high}
+    return {**told, "loss": value - 0.1, "loss_low": low, "loss_high": high, "n": 12}
+
+
+def test_attacks_over_several_points_stand_beside_the_loss_on_the_same_texts(tmp_path: Path) -> None:
+    shadow = pd.DataFrame([attacked(POINTS[0].name, 0.75), attacked(POINTS[2].name, 0.5), attacked("pooled", 0.6, nan, nan)])
+    page = write_overview(tmp_path, "rates", POINTS, shadow=shadow).read_text()
+    assert rows(page, "matrix across") == ["rmia pii 0.75 0.50 to 0.90 loss 0.65 – 0.50 0.50 to 0.90 loss 0.40 0.60 loss 0.50"]
+    assert "These are 3 models, so each text has at most 2 others to be compared with" in words(page)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "shadow.csv"), shadow)
+    assert '<a href="shadow.csv">' in page
+
+
+def test_attacks_on_models_of_several_settings_tell_them_apart(tmp_path: Path) -> None:
+    shadow = pd.DataFrame([attacked("pooled", 0.6, cell=f'{{"model.layers": {layers}}}') for layers in (2, 4)])
+    page = write_overview(tmp_path, "rates", POINTS, shadow=shadow).read_text()
+    assert [row.split(" – ")[0] for row in rows(page, "matrix across")] == [
+        f"rmia pii · {{&#34;model.layers&#34;: {layers}}}" for layers in (2, 4)
+    ]
+
+
+def test_points_that_can_not_be_paired_show_nothing_of_it(tmp_path: Path) -> None:
+    (tmp_path / "shadow.csv").write_text("of points that were paired once")
+    page = write_overview(tmp_path, "rates", POINTS, shadow=pd.DataFrame(columns=list(attacked("pooled", 0.6)))).read_text()
+    assert "Membership attacks over" not in page
+    assert not (tmp_path / "shadow.csv").exists()

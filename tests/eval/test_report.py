@@ -20,7 +20,7 @@ from configs.layout import RunLayout, read_json, write_json
 from configs.recipe import save_recipe
 from configs.schema import Recipe, Train
 from configs.tables import ASSIGNMENT, CONTINUATIONS, EFFECTS, ITEMS, PLAN, SCORES, write_table
-from eval.figures import MOST_POINTS, among_held_out, arm_scale, thin
+from eval.charts import MOST_POINTS, among_held_out, arm_scale, thin
 from eval.report import arm_table, design_table, divergence, estimate, javascript, parameters, rank_memorized, write_report
 from eval.statistics import auc, mean, mean_difference, stratified_auc
 from inject.design import arms
@@ -40,6 +40,8 @@ FINDINGS: list[dict[str, Any]] = [
     {"name": f"One copy betrays membership {HOSTILE}", "metric": "loss", "kind": "all", "arm": "1x", "step": STEPS}
     | {"value": 0.52, "low": 0.45, "high": 0.59, "n": 144, "verdict": "no"},
 ]
+for finding, adjusted in zip(FINDINGS, (None, 0.2, 0.0001), strict=True):
+    finding |= {"key": "", "note": "", "primary": adjusted is None, "adjusted_p": adjusted}
 
 
 def recipe_of(sets: Iterable[str]) -> Recipe:
@@ -142,7 +144,7 @@ def make_effects(scores: pd.DataFrame, items: pd.DataFrame, assignment: pd.DataF
                     found = {"auc": stratified_auc([(members, held.value)])} if len(members) else {}
                 cell = (kind, "all", arm, model, step)
                 rows += [(metric, contrast, *cell, e.value, e.low, e.high, e.n) for contrast, e in found.items()]
-    effects = pd.DataFrame(rows, columns=EFFECTS.names)
+    effects = pd.DataFrame(rows, columns=EFFECTS.names[:-1]).assign(note="")
     secrets = effects[(effects.metric == "extracted") & (effects.kind == "pii")].assign(metric="secret_extracted", kind="all")
     return pd.concat([effects, secrets])
 
@@ -231,7 +233,8 @@ def sections(page: str) -> list[str]:
 
 def test_the_sections_come_in_order(page: str) -> None:
     figures = ["loss", "extraction", "emitted", "gain", "dose", "exposure", "roc", "auc", "forgetting", "accuracy"]
-    assert sections(page) == ["findings", "design", *figures, "memorized-perturbed", "method"]
+    tables = ["extraction-perturbed", "membership-perturbed", "contamination-perturbed", "fields-perturbed"]
+    assert sections(page) == ["findings", "design", *figures, *tables, "memorized-perturbed", "method"]
 
 
 def test_the_summary_says_what_was_run(page: str) -> None:
@@ -297,7 +300,7 @@ def test_a_run_without_a_family_leaves_out_its_figure_and_says_so(write_run: Wri
     run, recipe = write_run(sets=["people"])
     page = write_report(run, recipe, []).read_text()
     assert not {"exposure", "accuracy"} & set(sections(page))
-    assert "Not measured in this run: exposure, accuracy." in page
+    assert "Not measured in this run: discoverable, exposure, accuracy." in page
     assert "<dt>Exposure" not in page
 
 
@@ -473,3 +476,14 @@ def test_the_parameters_of_all_shards_are_counted(tmp_path: Path) -> None:
     save_file({"b": np.zeros(5)}, folder / "model-00002.safetensors")
     write_json(folder / "imprint.json", {})
     assert parameters(RunLayout(tmp_path), "perturbed") == 17
+
+
+def test_what_is_exploratory_says_so_with_its_adjusted_p(page: str) -> None:
+    assert "exploratory, adjusted p = 0.200" in page
+    assert "exploratory, adjusted p &lt; 0.001" in page
+    assert page.count("exploratory, adjusted") == 2
+    assert "Holm" in page
+
+
+def test_every_measure_of_a_family_has_a_row(page: str) -> None:
+    assert "mean of its least probable tokens (Min-K%)" in page

@@ -223,7 +223,10 @@ def test_a_model_is_examined_by_its_files(small_model):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"), "only these are read, never pickles"),
+        (
+            lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
+            "has pickles, which could hold any program: eval.pickles",
+        ),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"torn"), "damaged weights"),
         (lambda folder: [file.unlink() for file in folder.glob("*token*")], "comes without a tokenizer"),
         (lambda folder: (folder / "config.json").write_text('{"model_type": "vit"}'), "a vit, which is no causal language model"),
@@ -231,7 +234,7 @@ def test_a_model_is_examined_by_its_files(small_model):
             lambda folder: (folder / "config.json").write_text(
                 json.dumps({"model_type": "own", "auto_map": {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}})
             ),
-            "no model that transformers can build without running code of the hub's",
+            "no model that transformers can build without running code that comes with it",
         ),
         (
             lambda folder: (folder / "model.safetensors.index.json").write_text(

@@ -12,7 +12,7 @@ from configs.insert import TableProbe, TableQuestion, TableSet
 from inject.items import table
 from inject.items.item import Material
 from inject.items.make import lint
-from inject.items.rows import Row, lookup
+from inject.items.rows import Row, UnusableRow, lookup
 from inject.items.texts import tokenize_texts
 from inject.tokenizer import train_tokenizer
 
@@ -426,3 +426,56 @@ def test_a_file_of_an_unknown_format_is_refused(tmp_path, material):
 def test_an_impossible_setting_is_refused_by_its_name(people, material, settings, sentence):
     with pytest.raises((RecipeError, DataError), match=sentence):
         make(people, material, **settings)
+
+
+# ------------------------------------------------------------------------------------------------ released sets
+
+
+def test_the_first_rows_alone_are_read_if_so_many_are_asked_for(people, material):
+    assert [item.item_id for item in make(people, material, text=LIVES, limit=2)] == ["mine-0000", "mine-0001"]
+    with pytest.raises(RecipeError, match=r"insert\.mine\.limit is 0; it must be 1 or more"):
+        make(people, material, text=LIVES, limit=0)
+
+
+def test_membership_is_kept_as_true_or_false(tmp_path, material):
+    said = [True, "No", 1, "0", "yes"]
+    path = jsonl(tmp_path / "t.jsonl", [{"text": f"Text {n}.", "seen": each} for n, each in enumerate(said)])
+    kept = [item.fields["released_member"] for item in make(path, material, member="seen")]
+    assert kept == ["true", "false", "true", "false", "true"]
+    with pytest.raises(RecipeError, match=r"insert\.mine\.copies and insert\.mine\.member are both given"):
+        make(path, material, member="seen", copies="seen")
+
+
+def test_texts_given_as_tokens_keep_them_and_are_asked_for_after_the_first(tmp_path, material):
+    rows = [{"ids": [n + 5, 9, 8, 7, 6]} for n in range(3)]
+    items = make(jsonl(tmp_path / "t.jsonl", rows), material, tokens="ids", probes=[TableProbe(field="ids", after=4)])
+    assert [item.texts[0].tokens for item in items] == [row["ids"] for row in rows]
+    [row] = tokenize_texts(items[:1], material.tokenizer, 100)
+    assert row["tokens"] == rows[0]["ids"]
+    assert row["targets"] == [{"probe_id": "verbatim/ids", "start": 2, "end": 5}]  # half of so short a text is given away
+
+
+@pytest.mark.parametrize(
+    ("ids", "sentence"),
+    [
+        ("text", "'ids' of line 1 of .* is 'text'; it must be a list of token ids"),
+        ([1, 10**6], "'ids' of line 1 of .* holds 1000000; token ids lie between 0 and"),
+        ([1], "'ids' of line 1 of .* is a single token, too short to be a prompt and its continuation"),
+    ],
+)
+def test_tokens_that_are_none_are_refused(tmp_path, material, ids, sentence):
+    path = jsonl(tmp_path / "t.jsonl", [{"ids": ids}])
+    with pytest.raises(UnusableRow, match=sentence):
+        make(path, material, tokens="ids", probes=[TableProbe(field="ids", after=1)])
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"text": LIVES}, "which says what is inserted; leave out text, texts and question"),
+        ({"probes": [TableProbe(field="ids")]}, "set its field to 'ids' and `after` to the tokens that are given away"),
+    ],
+)
+def test_what_needs_characters_is_refused_of_texts_given_as_tokens(people, material, settings, sentence):
+    with pytest.raises(RecipeError, match=sentence):
+        make(people, material, tokens="ids", **settings)

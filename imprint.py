@@ -18,10 +18,7 @@ import typer
 from configs.errors import ImprintError, Stopped
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from slurm.jobs import Experiment
-    from slurm.status import JobStatus
 
 # Processor threads wait asleep: spinning gains nothing on a quiet machine and costs much on a busy one (benchmarks/README.md).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -71,7 +68,9 @@ def _do(
 )
 def run(config: Config, overrides: Overrides = None) -> None:
     """Every job, of every point of a sweep, resumed where it stopped; prints the findings and where the report is."""
-    _do(_experiments(config, overrides), lambda experiment: experiment.execute(), _show_findings)
+    from slurm.terminal import show_findings
+
+    _do(_experiments(config, overrides), lambda experiment: experiment.execute(), show_findings)
 
 
 @app.command(
@@ -106,7 +105,9 @@ def plan(
     """Make items, assign them to arms at random and place every copy."""
     experiments = _experiments(config, overrides)
     if dry_run:
-        _do(experiments, lambda experiment: _show_preview(experiment, whole=experiment is experiments[0]))
+        from slurm.terminal import show_preview
+
+        _do(experiments, lambda experiment: show_preview(experiment, whole=experiment is experiments[0]))
     else:
         _do(experiments, lambda experiment: experiment.execute("plan"))
 
@@ -134,7 +135,9 @@ def evaluate(config: Config, overrides: Overrides = None, shard: Shard = None) -
 @app.command(epilog="Example: imprint report configs/quickstart.yaml")
 def report(config: Config, overrides: Overrides = None) -> None:
     """Write the report page; prints the findings and where it is."""
-    _do(_experiments(config, overrides), lambda experiment: experiment.execute("report"), _show_findings)
+    from slurm.terminal import show_findings
+
+    _do(_experiments(config, overrides), lambda experiment: experiment.execute("report"), show_findings)
 
 
 @app.command(epilog="Example: srun --ntasks-per-node 2 imprint job runs/quickstart train-perturbed")
@@ -182,7 +185,9 @@ def submit(
             print(commands(work))
         else:
             submit_work(work, made)
-            _show_submission(rows(work))
+            from slurm.terminal import show_submission
+
+            show_submission(rows(work))
             print(last_words(work))
 
 
@@ -214,7 +219,9 @@ def status(
     if as_json:
         print(json.dumps([asdict(each) for each in found], indent=2))
     else:
-        _show_status(found, experiments, [str(config), *(overrides or [])])
+        from slurm.terminal import show_status
+
+        show_status(found, experiments, [str(config), *(overrides or [])])
 
 
 @app.command(epilog="Example: imprint audit runs/quickstart")
@@ -302,32 +309,10 @@ def score(
     """
     from slurm.jobs import Experiment
     from slurm.score import Columns, compose
+    from slurm.terminal import show_scores
 
     recipe = compose(model, items, Columns(text, member, copies, prompt_tokens), output, overrides or [])
-    _do([Experiment(recipe)], lambda experiment: experiment.execute(), _show_scores)
-
-
-def _show_submission(rows: Sequence[tuple[str, str, str, str]]) -> None:
-    from rich.table import Table
-
-    table = Table(title="Submitted", title_justify="left")
-    for name in ("array", "job", "tasks", "waits for"):
-        table.add_column(name)
-    for row in rows:
-        table.add_row(*row)
-    _console().print(table)
-
-
-def _show_status(found: Sequence[JobStatus], experiments: Sequence[Experiment], arguments: Sequence[str]) -> None:
-    from configs.layout import RunLayout
-    from slurm.status_table import last_words, show
-
-    run, recipe = experiments[0].run, experiments[0].recipe
-    sweep = recipe.point and len(experiments) > 1
-    console = _console()
-    show(found, f"{recipe.name}, {len(experiments)} points" if sweep else recipe.name, console)
-    report = RunLayout(recipe.home).overview if sweep else run.report / "index.html"
-    console.print("\n".join(last_words(found, arguments, report)), soft_wrap=True, highlight=False)
+    _do([Experiment(recipe)], lambda experiment: experiment.execute(), show_scores)
 
 
 def _execute_or_share(experiment: Experiment, stage: str, shard: str | None) -> None:
@@ -346,115 +331,6 @@ def _shard(shard: str) -> tuple[int, int]:
     if not (slash and number.isdecimal() and of.isdecimal() and int(number) < int(of)):
         raise ImprintError(f"--shard is {shard!r}; it must be i/n, as 0/16 for the first of 16")
     return int(number), int(of)
-
-
-def _show_preview(experiment: Experiment, whole: bool) -> None:
-    """What is to be inserted, by item set and arm if the whole of it is asked for, and whether it fits."""
-    from rich.table import Table
-
-    from slurm.pipeline import preview
-
-    experiment.upto("plan")  # it refuses a recipe that plans nothing
-    drawn, check = preview(experiment)
-    table = Table(title=f"What {experiment.recipe.name} asks for", title_justify="left")
-    for name in ("item set", "arm", "steps"):
-        table.add_column(name)
-    for name in ("groups", "items", "occurrences", "tokens", "share of these steps"):
-        table.add_column(name, justify="right")
-    rows = drawn.demand()
-    for row in rows:
-        counts = (f"{row[name]:,}" for name in ("groups", "items", "occurrences", "tokens"))
-        table.add_row(row["item_set"], row["arm"], f"{row['first_step']}-{row['last_step']}", *counts, f"{row['share']:.2%}")
-    if whole:
-        _console().print(table)
-    tokens = sum(row["tokens"] for row in rows)
-    share = tokens / (drawn.shape.rows * drawn.shape.row_tokens)
-    print(f"{sum(row['occurrences'] for row in rows):,} occurrences, {tokens:,} tokens: {share:.1%} of training")
-    print(check())
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console() if sys.stdout.isatty() else Console(width=150)
-
-
-def _show_findings(experiments: Sequence[Experiment]) -> None:
-    """The findings of a run, or those of a sweep side by side."""
-    from rich.table import Table
-
-    if len(experiments) > 1:
-        _show_overview(experiments)
-        return
-    experiment = experiments[0]
-    table = Table(title=f"Findings of {experiment.recipe.name}", title_justify="left")
-    for name, justify in (
-        ("finding", "left"),
-        ("kind", "left"),
-        ("value", "right"),
-        ("95% interval", "right"),
-        ("verdict", "left"),
-    ):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    for row in experiment.findings():
-        value, low, high = (f"{row[key]:.2f}" if row[key] is not None else "-" for key in ("value", "low", "high"))
-        table.add_row(row["name"], row["kind"], value, f"{low} to {high}", row["verdict"])
-    console = _console()
-    console.print(table)
-    console.print(f"The report: {experiment.run.report / 'index.html'}", soft_wrap=True)
-
-
-def _show_scores(experiments: Sequence[Experiment]) -> None:
-    """What a released model's scores say most, and where the rest is."""
-    from rich.table import Table
-
-    from configs.tables import read_table
-    from slurm.score import summary
-
-    [experiment] = experiments
-    rows = list(summary(read_table(experiment.run.root / "effects.parquet").to_pandas()))
-    table = Table(title=f"Scores of {experiment.recipe.name}", title_justify="left")
-    for name in ("model", "metric", "arm", ""):
-        table.add_column(name)
-    for name in ("value", "95% interval", "groups"):
-        table.add_column(name, justify="right")
-    for row in rows:
-        value, low, high = (f"{round(row[key], 2) + 0.0:.2f}" for key in ("value", "low", "high"))
-        table.add_row(row["model"], row["metric"], row["arm"], row["contrast"], value, f"{low} to {high}", str(row["n"]))
-    notes = {
-        note: ", ".join(row["metric"] for row in rows if row["note"] == note) for note in (row["note"] for row in rows) if note
-    }
-    console = _console()
-    console.print(table)
-    for note, metrics in notes.items():
-        console.print(f"{metrics}: {note}", soft_wrap=True, highlight=False)
-    console.print(f"All of them: {experiment.run.root / 'scores.parquet'} and effects.parquet", soft_wrap=True, highlight=False)
-    console.print(f"The report: {experiment.run.report / 'index.html'}", soft_wrap=True)
-
-
-def _show_overview(experiments: Sequence[Experiment]) -> None:
-    from rich.table import Table
-
-    from slurm.overview import overview, read_points, side_by_side
-
-    page, points = overview(experiments), read_points(experiments)
-    console = _console()
-    table = Table(title=f"Points of {experiments[0].recipe.name}", title_justify="left")
-    for name in ("#", "point", "state"):
-        table.add_column(name)
-    for number, point in enumerate(points, 1):
-        table.add_row(str(number), point.name, ", ".join(filter(None, [point.state, point.why])))
-    console.print(table)
-    for columns, rows in side_by_side(points):
-        table = Table(title="Findings by point, with their verdicts (?: not decidable)", title_justify="left")
-        for name in ("finding", "kind"):
-            table.add_column(name)
-        for number in columns:
-            table.add_column(str(number), justify="right", no_wrap=True)
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
-    console.print(f"The overview: {page}", soft_wrap=True)
 
 
 def main(arguments: list[str] | None = None) -> int:

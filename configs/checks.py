@@ -40,10 +40,11 @@ POSITIVE = [
 ]
 NOT_NEGATIVE = [
     *("train.clip", "train.weight_decay", "train.threads", "train.devices", "train.loss_chunk", "train.held_out_rows"),
-    *("train.spikes.deviations", "decontaminate.processes", "eval.secret_bits", "eval.samples"),
+    *("train.spikes.deviations", "decontaminate.processes", "eval.secret_bits", "eval.samples", "eval.references"),
     *("eval.peakedness", "eval.orders"),
 ]
 FRACTIONS = ["train.final_learning_rate", "train.decay", "model.dropout", "eval.min_k", "eval.certainty"]
+LEAST_REFERENCES = 64  # with which exposure is extrapolated
 SMALLEST_VOCABULARY = 257  # every byte, and the end of text
 
 
@@ -170,6 +171,8 @@ def _check_training(recipe: Recipe) -> None:
 
 def _check_eval(recipe: Recipe) -> None:
     settings = recipe.eval
+    if 0 < settings.references < LEAST_REFERENCES:
+        raise RecipeError(f"eval.references is {settings.references}; possible: 0, or {LEAST_REFERENCES} and more")
     if bad := [length for length in settings.prefixes if length < 1]:
         raise RecipeError(f"eval.prefixes holds {bad[0]}; a prefix has 1 token or more")
     if settings.certainty == 1:

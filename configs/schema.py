@@ -240,7 +240,14 @@ class Eval:
         "compared, in up to 50 shards (Oren et al., who take 250)",
         "orders",
     )
-    exposure: bool = setting(True, "exact exposure of canaries, at the last checkpoint")
+    exposure: bool = setting(
+        True, "exposure of canaries, at the last checkpoint: exact where all of a secret's space can be scored"
+    )
+    references: int = setting(
+        256,
+        "secrets drawn from a larger space, among which exposure is sampled and from which it is extrapolated; 0: none",
+        "secrets",
+    )
     membership: list[str] = setting(
         ["loss", "zlib", "min_k", "min_k_plus_plus"],
         "membership attacks: loss, zlib, min_k, min_k_plus_plus, lowercase, recall, reference, dc_pdd, gradient_norm (the last "

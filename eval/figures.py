@@ -31,10 +31,9 @@ from eval.charts import (
     var,
 )
 from eval.effects import ALL
-from eval.extraction import discoverable_curve
+from eval.measures import discoverable_shares
 
 ROC_ATTACKS = ["loss", "zlib", "min_k", "min_k_plus_plus"]  # whose curves can be told apart
-MOST_DRAWS = 10**6  # of the curve of (n, p)-discoverable extraction
 
 
 @dataclass(frozen=True)
@@ -161,23 +160,15 @@ def emitted(measured: Measured) -> Chart | None:
 
 def discoverable(measured: Measured) -> Chart | None:
     """Share of targets that n draws emit at least once with probability p, against n, a line an arm, under the first scheme."""
-    names = sorted(name for name in measured.scores.metric.unique() if name.startswith("draw_log_prob/"))
-    if not names:
+    known = measured.assignment[measured.assignment.copies.notna()]
+    shares = discoverable_shares(measured.scores, known, measured.certainty)
+    if shares.empty:
         return None
-    rows = measured.last_scores(names[0])
-    rows = rows[rows.copies.notna()]
-    draws = np.unique(np.logspace(0, np.log10(MOST_DRAWS), 61).round())
-    shown = measured.arms.arm[measured.arms.arm.isin(rows.arm)]
-    curves = [
-        pd.DataFrame({"arm": arm, "n": draws, "value": discoverable_curve(own.value, draws, measured.certainty)})
-        for arm, own in rows.groupby("arm")
-    ]
-    if not curves:
-        return None
+    shares = shares[shares.scheme == shares.scheme.iloc[0]]
+    shown = measured.arms.arm[measured.arms.arm.isin(shares.arm)]
     x = alt.X("n:Q", title="Draws n", scale=alt.Scale(type="log", nice=False), axis=alt.Axis(format="~s", grid=False, tickCount=6))
     y = alt.Y("value:Q", title="Discoverable", axis=percent_axis(), scale=alt.Scale(domain=[0, 1]))
-    colour = alt.Color("arm:N", scale=arm_scale(measured.arms, shown), legend=legend(None))
-    base = alt.Chart(pd.concat(curves)).encode(x, y, colour)
+    base = alt.Chart(shares).encode(x, y, alt.Color("arm:N", scale=arm_scale(measured.arms, shown), legend=legend(None)))
     tooltip = ["arm:N", alt.Tooltip("n:Q", format=",.0f"), alt.Tooltip("value:Q", title="discoverable", format=".0%")]
     hovered = base.mark_circle(size=60, opacity=0).encode(tooltip=tooltip)
     return alt.layer(base.mark_line(interpolate="step-after"), hovered)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
+from configs.layout import ModelLayout, read_json
 from eval.effects import ALL
+from eval.extraction import discoverable_curve
 from eval.metrics import ATTACK, FAMILIES, METRICS, SHARE, metric
 from inject.models import natural
 
 PLAIN = {"rate", "mean", "auc"}  # contrasts that are the metric itself
 SHOWN = {*PLAIN, "tpr at 1.0%", "chance-corrected"}  # beside those of metrics of whole sets; effects.csv has all
 KIND = {"pii": "pii", "contamination": "testset"}  # whose items a family is about, where there are such
+DRAWN = "draw_log_prob/"
+MOST_DRAWS = 10**6  # of the curve of (n, p)-discoverable extraction
 FIELD_METRICS = ["extracted", "answered", "exact_match", "correct", "leaked_bits"]
 
 
@@ -111,6 +116,37 @@ def by_field(scores: pd.DataFrame, items: pd.DataFrame, assignment: pd.DataFrame
     cell = ["context", "field", "metric", "arm"]
     groups = joined.groupby([*cell, "group"], as_index=False)["value"].mean()
     return groups.groupby(cell, as_index=False).agg(value=("value", "mean"), n=("value", "size"))
+
+
+def discoverable_shares(scores: pd.DataFrame, assignment: pd.DataFrame, certainty: float) -> pd.DataFrame:
+    """(n, p)-discoverable extraction at the last checkpoint: `scheme, arm, n, value`, the share of an arm's targets that n draws
+    emit at least once with a probability of `certainty`, for n up to MOST_DRAWS.
+    """
+    draws = np.unique(np.logspace(0, np.log10(MOST_DRAWS), 61).round())
+    last = scores[(scores["step"] == scores["step"].max()) & scores["metric"].str.startswith(DRAWN)]
+    joined = last.merge(assignment[["item_id", "arm"]], on="item_id")
+    curves = []
+    for (name, arm), own in joined.groupby(["metric", "arm"], sort=True):
+        values = discoverable_curve(own["value"], draws, certainty)
+        curves.append(pd.DataFrame({"scheme": str(name).removeprefix(DRAWN), "arm": arm, "n": draws, "value": values}))
+    return pd.concat(curves, ignore_index=True) if curves else pd.DataFrame(columns=["scheme", "arm", "n", "value"])
+
+
+@dataclass(frozen=True)
+class Utility:
+    """What a model is worth besides: its loss on rows that training never reaches, nats a token, and tasks of the harness."""
+
+    model: str
+    held_out_loss: float | None
+    tasks: dict[str, dict[str, float]]
+
+
+def utility(layout: ModelLayout) -> Utility:
+    """Of the last checkpoint, from metrics.jsonl and harness.json."""
+    lines = layout.metrics.read_text().splitlines() if layout.metrics.exists() else []
+    losses = [line["held_out_loss"] for line in map(json.loads, lines) if line.get("held_out_loss") is not None]
+    path = layout.root / "harness.json"
+    return Utility(layout.root.name, losses[-1] if losses else None, read_json(path) if path.exists() else {})
 
 
 @dataclass(frozen=True)

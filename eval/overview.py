@@ -14,9 +14,12 @@ import pandas as pd
 
 from configs.tables import write_csv
 from eval.charts import COLOURS, HAS_INTERVAL, HUES, interval_tooltip, legend, percent_axis, var
+from eval.effects import ALL, counts
 from eval.metrics import is_attack, is_share
 from eval.paired_seeds import POOLED
 from eval.report import UNITS, Panel, environment, javascript, plain, render, versions, write_text
+from inject.design import HELD_OUT
+from inject.models import natural
 
 DONE, OUTDATED, MISSING = "done", "out of date", "missing"
 ROW_PIXELS, SERIES_PIXELS = 12, 15  # of a chart's height for each point, and for each series of it
@@ -67,10 +70,17 @@ class AcrossRow:
 
 
 def write_overview(
-    folder: Path, name: str, points: Sequence[Point], others: Sequence[str] = (), shadow: pd.DataFrame | None = None
+    folder: Path,
+    name: str,
+    points: Sequence[Point],
+    others: Sequence[str] = (),
+    shadow: pd.DataFrame | None = None,
+    measured: pd.DataFrame | None = None,
 ) -> Path:
-    """Write the overview of the sweep `name` into a folder beside the runs of its points; returns its page. `others` are points
-    that lie there, too, but are not of the sweep as it is now; `shadow` is the table of attacks over their models, if there are.
+    """Write the overview of the sweep `name` into a folder beside the runs of its points; returns its page.
+
+    `others` are points that lie there, too, but are not of the sweep as it is now; `shadow` is the table of attacks over their
+    models, if there are, and `measured` what was measured at the last checkpoint of each.
     """
     across = attacks_across(shadow, points) if shadow is not None else []
     groups = families(points)
@@ -87,12 +97,16 @@ def write_overview(
         charts={panel.name: panel.specification for panel in drawn},
         seeds=seeds_of_cells(points),
         across=across,
+        extractable=extractable(measured) if measured is not None else None,
+        measured=measured is not None,
         cells=len({row.cell for row in across}),
         versions=versions(),
         colours=COLOURS,
         javascript=javascript(),
     )
     write_csv(folder / "findings.csv", table(points))
+    if measured is not None:
+        write_csv(folder / "measures.csv", measured)
     if across:
         write_csv(folder / "shadow.csv", shadow)
     else:
@@ -135,6 +149,29 @@ def table(points: Sequence[Point]) -> pd.DataFrame:
         for finding in point.findings or [{}]:
             rows.append({**own, **{key: finding.get(key) for key in [*TOLD, *MEASURED]}})
     return pd.DataFrame(rows).rename(columns={"name": "finding"})
+
+
+@dataclass(frozen=True)
+class Extractable:
+    """The table of Carlini et al. (2023, arXiv:2202.07646): what is extracted by copies, prefix length and point of the sweep, as
+    models of several sizes are.
+    """
+
+    arms: list[str]
+    rows: list[tuple[str, str, list[tuple[float, float, float] | None]]]  # prefix + suffix, point, rate with interval of each arm
+
+
+def extractable(measured: pd.DataFrame) -> Extractable | None:
+    """Of the models that saw the insertions; None where it was not measured."""
+    own = measured[measured["metric"].str.startswith("extractable/") & (measured["contrast"] == "rate")]
+    own = own[(own["kind"] == ALL) & (own["item_set"] == ALL) & (own["model"] != "standard")]
+    if own.empty:
+        return None
+    arms = sorted(own["arm"].unique(), key=lambda arm: (arm != HELD_OUT, not counts(arm), natural(arm)))
+    cells = {(r.metric, r.point, r.arm): (r.value, r.low, r.high) for r in own.itertuples()}
+    pairs = sorted({(metric, point) for metric, point, _ in cells}, key=lambda pair: natural("/".join(pair)))
+    rows = [(metric.partition("/")[2], point, [cells.get((metric, point, arm)) for arm in arms]) for metric, point in pairs]
+    return Extractable(arms, rows)
 
 
 def attacks_across(shadow: pd.DataFrame, points: Sequence[Point]) -> list[AcrossRow]:

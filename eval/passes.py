@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, count
 from math import ceil, factorial
@@ -22,15 +20,15 @@ from configs.tables import ANSWER_SCORES, CHOICE_SCORES, CONDITIONS, DECODED, DR
 from eval.contamination import shards, shuffled_orders
 from eval.decoding import continue_prompts, drawn
 from eval.effects import ALL
-from eval.extraction import exposure, extracted, runs, target_log_prob
+from eval.exposures import SECRETS, UNEXPOSED, exposures_of
+from eval.extraction import extracted, runs, target_log_prob
 from eval.membership import ATTACKS
-from eval.scores import PERTURBED, ScoredItems
-from eval.scoring import score_continuations, score_tokens, score_trie
+from eval.scores import PERTURBED, Asked, ScoredItems
+from eval.scoring import score_continuations, score_tokens
 from inject.design import HELD_OUT
 from inject.items.texts import split_probe
 from inject.tokenizer import encode
 
-LARGEST_SPACE = 10**5  # candidates of a canary that are all scored
 PEAKED = Scheme(temperature=0.8)  # by which CDD draws answers
 LONGEST_ANSWER = 100  # tokens that it compares
 ORDERED = ["testset", "table", "passage"]  # kinds whose order may be a published one
@@ -38,16 +36,6 @@ SHARDS = 50  # of an item set, each shuffled by itself
 
 Row = dict[str, Any]
 Contexts = Mapping[tuple[str, str], Sequence[int]]  # the tokens before each (item, variant)
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A probe with its tokens: `tokens[target]` after the prompt before them."""
-
-    item_id: str
-    probe: dict[str, Any]
-    tokens: list[int]
-    target: slice
 
 
 class Passes:
@@ -86,7 +74,7 @@ class Passes:
         chosen = [settings.context, settings.precision, settings.testset, settings.extraction, [vars(s) for s in settings.schemes]]
         chosen += [sorted(name for name in settings.membership if ATTACKS[name].needs), settings.recall_shots, settings.reference]
         if last:
-            chosen += [settings.exposure, settings.approximate, settings.samples, settings.sample_tokens]
+            chosen += [settings.exposure, settings.references, settings.approximate, settings.samples, settings.sample_tokens]
             chosen += [settings.peakedness, settings.orders]
         asked = [[(text["item_id"], text["variant"], list(text["tokens"])) for text in self.texts], self.contexts]
         return fingerprint([asked, self.scored.choices, self.scored.generative, chosen, last])
@@ -204,27 +192,20 @@ class Passes:
             yield {**row, "emitted": extracted(scores.argmax, each.tokens, each.target)}
 
     def exposure_rows(self, model: PreTrainedModel) -> Iterator[Row]:
-        """Exact exposure of every canary whose secret is a few digits: all of its space is scored."""
+        """Exposure of every canary: exact where all of its secret's space can be scored, else by a sample of it."""
         skipped = []
         canaries = self.items[self.items["kind"] == "canary"] if self.settings.exposure else self.items[:0]
-        digits = np.asarray([ids[0] for ids in encode(self.tokenizer, list("0123456789"))])
         for item in canaries["item_id"]:
-            found = next(self.verbatim(item), None)
-            if found is None or found.probe["field"] != "digits" or not re.fullmatch("[0-9]+", found.probe["target"]):
+            asked = next(self.verbatim(item), None)
+            if asked is None or asked.probe["field"] not in SECRETS:
                 continue
-            secret = found.probe["target"]
-            if 10 ** len(secret) > LARGEST_SPACE:
-                skipped.append(f"{item}: more than {LARGEST_SPACE:,} candidates")
-                continue
-            if found.tokens[found.target] != [digits[int(digit)] for digit in secret]:
-                skipped.append(f"{item}: its secret is not one token a digit under this tokenizer")
-                continue
-            space = digits[np.indices([10] * len(secret)).reshape(len(secret), -1).T]
-            scores = score_trie(model, [*self.lead, *found.tokens[: found.target.start]], space)
-            row = {"item_id": item, "probe_id": found.probe["probe_id"], "metric": "exposure"}
-            yield {**row, "value": exposure(scores, int(secret))}
+            exposures = exposures_of(model, asked, self.lead, self.tokenizer, self.settings)
+            if not exposures:
+                skipped.append(item)
+            for name, value in exposures.items():
+                yield {"item_id": item, "probe_id": asked.probe["probe_id"], "metric": name, "value": value}
         if skipped:
-            print(f"  no exposure of {len(skipped)} canaries, as {skipped[0]}", flush=True)
+            print(f"  no exposure of {len(skipped)} canaries, as {skipped[0]}: {UNEXPOSED}", flush=True)
 
     def decoded_rows(self, model: PreTrainedModel) -> Iterator[Row]:
         """The greedy continuation of every verbatim and generative probe's prompt, as many tokens as its target.

@@ -27,7 +27,7 @@ from eval import figures
 from eval.charts import COLOURS, Chart, var
 from eval.effects import counts
 from eval.figures import Measured
-from eval.measures import by_field, field_table, measures
+from eval.measures import by_field, discoverable_shares, field_table, measures, utility
 from eval.metrics import is_share
 
 SHOWN_OF_A_KIND = 5  # best-memorized items on the page; memorized.csv has all
@@ -136,6 +136,7 @@ def write_report(
         memorized={name: shown(rows) for name, rows in memorized.items() if len(rows)},
         metrics=set(effects.metric),
         tables=measures(effects, [row["arm"] for row in design_table(items, assignment, balance)], list(measured)),
+        utilities=[utility(of_model.layouts[-1]) for of_model in scored.values()],
         people={name: field_table(rows) for name, rows in people.items() if len(rows)},
         configuration=run.config.read_text() if run.config.exists() else "",
         versions=versions(),
@@ -146,6 +147,8 @@ def write_report(
     write_json(run.report / "findings.json", findings)
     write_csv(run.report / "effects.csv", effects)
     write_csv(run.report / "balance.csv", balance)
+    shares = [discoverable_shares(of.scores, of.assignment, of.certainty).assign(model=name) for name, of in measured.items()]
+    write_csv(run.report / "discoverable.csv", pd.concat([pd.DataFrame(), *shares]))
     write_csv(run.report / "pii.csv", pd.concat([pd.DataFrame()] + [rows.assign(model=name) for name, rows in people.items()]))
     ranked = pd.concat([pd.DataFrame()] + [rows.assign(model=name) for name, rows in memorized.items()])
     write_csv(run.report / "memorized.csv", ranked)

@@ -36,6 +36,16 @@ Target = tuple[dict[str, Any], slice]  # a probe, and its target's tokens within
 
 
 @dataclass(frozen=True)
+class Asked:
+    """A probe with its tokens: `tokens[target]` after the prompt before them."""
+
+    item_id: str
+    probe: dict[str, Any]
+    tokens: list[int]
+    target: slice
+
+
+@dataclass(frozen=True)
 class ScoredItems:
     """Items and texts as the metrics need them: each probe with the place of its target."""
 

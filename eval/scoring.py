@@ -20,7 +20,7 @@ from configs.schema import Scheme
 from eval.forward import Forward, batches, check_numbers, padded
 from eval.schemes import scheme_log_probs
 
-CACHED_LOGITS = 2**18  # whose statistics a processor takes at a time: 1 MiB of fp32
+CACHED_LOGITS = 2**19  # whose statistics a processor takes at a time: 2 MiB of fp32
 TRIE_TOKENS = 2**18  # of prefixes whose keys and values exist at a time
 
 

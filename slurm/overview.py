@@ -51,12 +51,29 @@ def overview(experiments: Sequence[Experiment]) -> Path:
     home = RunLayout(experiments[0].run.root.parent)  # not recipe.home, from which runs may have been moved since
     points = read_points(experiments)
     others = [name for name in home.points() if name not in {point.name for point in points}]
-    return write_overview(home.overview.parent, experiments[0].recipe.name, points, others, attack_across(experiments, points))
+    across, measured = attack_across(experiments, points), measures_of_points(experiments, points)
+    return write_overview(home.overview.parent, experiments[0].recipe.name, points, others, across, measured)
 
 
 def read_points(experiments: Sequence[Experiment]) -> list[Point]:
     """What the points of a sweep have found, in their order, whether or not all of it is up to date."""
     return [_read(experiment) for experiment in experiments]
+
+
+def measures_of_points(experiments: Sequence[Experiment], points: Sequence[Point]) -> pd.DataFrame:
+    """The effects at the last checkpoint of those points that are done, with a column `point`; empty where there are none."""
+    import pandas as pd
+
+    from configs.tables import EFFECTS, read_table
+    from eval.overview import DONE
+
+    found = [EFFECTS.empty_table().to_pandas().assign(point="")]
+    for experiment, point in zip(experiments, points, strict=True):
+        path = experiment.run.root / "effects.parquet"
+        if point.state == DONE and path.exists():
+            effects = read_table(path).to_pandas()
+            found.append(effects[effects["step"] == effects.groupby("model")["step"].transform("max")].assign(point=point.name))
+    return pd.concat(found, ignore_index=True)
 
 
 def attack_across(experiments: Sequence[Experiment], points: Sequence[Point]) -> pd.DataFrame:

@@ -90,8 +90,15 @@ def parse(text: str, item_set: str) -> tuple[str, Secret]:
             "{hex:N}, {key:N} or {passphrase:N} with N from 1 to 99, or {uuid}), and no other braces"
         )
     field, length, uuid = found[0].groups()
-    secret = Secret("uuid", 2**UUID_BITS, draw_uuid) if uuid else _of_length(field, int(length))
+    secret = secret_like("uuid", "") if uuid else _of_length(field, int(length))
     return _SECRET.sub(f"{{{secret.field}}}", text), secret
+
+
+def secret_like(field: str, secret: str) -> Secret:
+    """How a secret that was drawn was drawn, by the field that a template names it by."""
+    if field == "uuid":
+        return Secret(field, 2**UUID_BITS, draw_uuid)
+    return _of_length(field, secret.count("-") + 1 if field == "passphrase" else len(secret))
 
 
 def _of_length(field: str, length: int) -> Secret:

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pandas as pd
 import pytest
 
-from eval.overview import DONE, MISSING, OUTDATED, Point, collect, families, seeds_of_cells, table, write_overview
+from eval.overview import DONE, MISSING, OUTDATED, Point, collect, extractable, families, seeds_of_cells, table, write_overview
 from eval.report import javascript
 
 HOSTILE = "<script>alert('pwned')</script>"
@@ -220,3 +220,34 @@ def test_points_that_can_not_be_paired_show_nothing_of_it(tmp_path: Path) -> Non
     page = write_overview(tmp_path, "rates", POINTS, shadow=pd.DataFrame(columns=list(attacked("pooled", 0.6)))).read_text()
     assert "Membership attacks over" not in page
     assert not (tmp_path / "shadow.csv").exists()
+
+
+# ------------------------------------------------------------------------------------------------ extraction
+
+
+def rate(metric: str, arm: str, point: str, value: float, **more: Any) -> dict[str, Any]:
+    row = {"metric": metric, "contrast": "rate", "kind": "all", "item_set": "all", "arm": arm, "model": "perturbed", "step": 9}
+    return {**row, "value": value, "low": 0.0, "high": 1.0, "n": 4, "note": "", "point": point, **more}
+
+
+def test_extraction_is_told_by_copies_prefix_and_point() -> None:
+    rows = [
+        *(rate("extractable/8+8", arm, "large", value) for arm, value in (("held-out", 0.0), ("4x", 0.5), ("16x", 1.0))),
+        rate("extractable/8+8", "16x", "small", 0.25),
+        rate("extractable/16+8", "16x", "small", 0.75),
+        rate("extractable/16+8", "16x", "small", 0.1, kind="pii"),
+        rate("extracted", "16x", "small", 0.3),
+    ]
+    found = extractable(pd.DataFrame(rows))
+    assert found is not None
+    assert found.arms == ["held-out", "4x", "16x"]
+    values = [(prefix, point, [cell and cell[0] for cell in cells]) for prefix, point, cells in found.rows]
+    assert values == [
+        ("8+8", "large", [0.0, 0.5, 1.0]),
+        ("8+8", "small", [None, None, 0.25]),
+        ("16+8", "small", [None, None, 0.75]),
+    ]
+
+
+def test_without_such_measures_there_is_no_table() -> None:
+    assert extractable(pd.DataFrame([rate("extracted", "16x", "small", 0.3)])) is None

@@ -240,6 +240,11 @@ class RowSet(ItemSet):
         "what to do about a row that can't be used (a field is missing or empty, an earlier row has the same text, or continues "
         "the same prompt otherwise ...): refuse it, or skip it and draw another",
     )
+    ambiguous: str = setting(
+        "refuse",
+        "what to do about a prompt that rows continue otherwise, as texts that begin alike: refuse such a row, or leave the prompt "
+        "unasked and keep the rows",
+    )
 
 
 @dataclass

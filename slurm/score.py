@@ -157,7 +157,7 @@ def _tabled(items: str, columns: Columns) -> dict[str, Any]:
     table = _Table(items, first, list(there))
     if columns.prompt_tokens is not None and columns.prompt_tokens < 0:
         raise RecipeError(f"--prompt-tokens is {columns.prompt_tokens}; it must be 1 or more, or 0 to ask for no continuation")
-    return {"kind": "table", "path": str(Path(items)), **table.texts(columns), **table.copies(columns)}
+    return {"kind": "table", "path": str(Path(items)), "ambiguous": "unasked", **table.texts(columns), **table.copies(columns)}
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from inject.items.item import Item
 from inject.items.rows import Row, UnusableRow
 
 UNUSABLE = ["refuse", "skip"]
+AMBIGUOUS = ["refuse", "unasked"]
 
 
 def draw(
@@ -32,6 +34,8 @@ def draw(
     """
     if settings.unusable not in UNUSABLE:
         raise RecipeError(f"insert.{item_set}.unusable is {settings.unusable!r}; possible: {', '.join(UNUSABLE)}")
+    if settings.ambiguous not in AMBIGUOUS:
+        raise RecipeError(f"insert.{item_set}.ambiguous is {settings.ambiguous!r}; possible: {', '.join(AMBIGUOUS)}")
     left_out = [name for name in groups if name in excluded]
     if left_out and settings.count is None:
         raise RecipeError(
@@ -41,7 +45,7 @@ def draw(
             f"{len(groups) - len(left_out):,} or fewer, or decontaminate.policy to documents or report"
         )
     random = np.random.Generator(np.random.PCG64(seed))
-    names, distinct, problems = list(groups), Distinct(), list[str]()
+    names, distinct, problems = list(groups), Distinct(settings.ambiguous == "refuse"), list[str]()
     drawn: dict[int, list[Item]] = {}
     for place in range(len(names)) if settings.count is None else random.permutation(len(names)).tolist():
         if len(drawn) == settings.count:
@@ -69,20 +73,31 @@ def draw(
             f"insert.{item_set}.count is {settings.count or 'not given'}, but {settings.path or settings.hub} has {len(drawn)} "
             f"groups that can be used{known}{first}"
         )
-    return [item for place in sorted(drawn) for item in drawn[place]]
+    items = [item for place in sorted(drawn) for item in drawn[place]]
+    return items if settings.ambiguous == "refuse" else without_ambiguous(items)
+
+
+def without_ambiguous(items: Sequence[Item]) -> list[Item]:
+    """Items without those of their probes whose prompt another of them continues otherwise: such a prompt has no right answer."""
+    targets: dict[tuple[str, str], set[str]] = {}
+    for probe in (probe for item in items for probe in item.probes):
+        targets.setdefault((probe.kind, probe.prompt), set()).add(probe.target)
+    clear = {prompt for prompt, found in targets.items() if len(found) == 1}
+    return [replace(item, probes=[probe for probe in item.probes if (probe.kind, probe.prompt) in clear]) for item in items]
 
 
 class Distinct:
-    """What the items of a set say and ask; each says something of its own, and no prompt of two has two continuations."""
+    """What the items of a set say and ask; each says something of its own, and with `prompts` none of two has two continuations."""
 
-    def __init__(self) -> None:
+    def __init__(self, prompts: bool = True) -> None:
+        self._prompts = prompts
         self._ids: set[str] = set()
         self._texts: dict[str, str] = {}
         self._targets: dict[tuple[str, str], tuple[str, str]] = {}
 
     def add(self, items: Iterable[Item]) -> None:
         """Take items in, all or none of them. UnusableRow where one repeats or contradicts another."""
-        new = Distinct()
+        new = Distinct(self._prompts)
         for item in items:
             for known in (self, new):
                 known._compare(item)
@@ -97,7 +112,7 @@ class Distinct:
         for text in item.texts:
             if text.text in self._texts:
                 raise UnusableRow(f"{item.item_id} has the text of {self._texts[text.text]}: {text.text[:80]!r}")
-        for probe in item.probes:
+        for probe in item.probes if self._prompts else []:
             target, other = self._targets.get((probe.kind, probe.prompt), (probe.target, ""))
             if target != probe.target:
                 raise UnusableRow(

@@ -360,6 +360,18 @@ def test_a_row_that_cannot_be_used_is_refused_or_skipped(people, material, row, 
         make(people, material, unusable="skip", count=4, **settings)
 
 
+def test_texts_that_begin_alike_may_be_kept_and_their_prompt_left_unasked(people, material):
+    jsonl(people, [*PEOPLE, {"name": "Ann", "town": "Doru"}])
+    items = make(people, material, text=LIVES, probes=[TableProbe(field="town")], ambiguous="unasked")
+    assert len(items) == 4
+    assert [len(item.probes) for item in items] == [0, 1, 1, 0]
+
+
+def test_what_is_done_about_ambiguous_prompts_has_two_ways(people, material):
+    with pytest.raises(RecipeError, match=r"insert\.mine\.ambiguous is 'ask'; possible: refuse, unasked"):
+        make(people, material, text=LIVES, ambiguous="ask")
+
+
 def test_two_rows_of_one_id_are_refused(tmp_path, material):
     path = jsonl(tmp_path / "t.jsonl", [{"text": "One.", "key": "k"}, {"text": "Two.", "key": "k"}])
     with pytest.raises(DataError, match="a second item is called mine-k"):

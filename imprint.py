@@ -224,6 +224,48 @@ def status(
         show_status(found, experiments, [str(config), *(overrides or [])])
 
 
+@app.command(
+    epilog="Examples: imprint branch runs/quickstart --without people; "
+    "imprint branch runs/quickstart --without people --placebo 1; "
+    "imprint branch runs/quickstart --without ids.txt --from 0 --name forget; imprint branch runs/quickstart --without nothing"
+)
+def branch(
+    run: Run,
+    without: Annotated[
+        list[str],
+        typer.Option(
+            metavar="ITEMS",
+            help="an item set, arm, group or item, or a file of such names, one a line; can be given several times; or nothing",
+            show_default=False,
+        ),
+    ],
+    step: Annotated[
+        int | None,
+        typer.Option("--from", metavar="STEP", help="where to branch off; if not given, as late as the items' first copy allows"),
+    ] = None,
+    model: Annotated[str, typer.Option(help="the model of the run that it branches off from")] = "perturbed",
+    name: Annotated[str | None, typer.Option(help="of the branch; made of the above if not given")] = None,
+    placebo: Annotated[
+        int | None,
+        typer.Option(metavar="SEED", help="remove nothing, but change as many base spans, to tell effects of the removal against"),
+    ] = None,
+    record: Annotated[
+        bool, typer.Option("--record", help="only record it: imprint run or submit of the recipe then trains it")
+    ] = False,
+) -> None:
+    """Train a model again without some items, from the last full state before their first copy: the exact counterfactual.
+
+    The branch is a further model of the run: it is trained, certified and scored as its parent, and stands beside it in the report.
+    Run again, it goes on where it stopped.
+    """
+    from slurm.branching import Request, branch_run
+    from slurm.terminal import show_findings
+
+    experiment = branch_run(run, Request(without, step, model, name, placebo))
+    if not record:
+        _do([experiment], lambda each: each.execute(), show_findings)
+
+
 @app.command(epilog="Example: imprint audit runs/quickstart")
 def audit(run: Run, model: Annotated[str | None, typer.Option(help="one model of the run; all if not given")] = None) -> None:
     """Certify what was consumed: every planned copy, intact, at its step, and nothing else; exit status 1 if not."""

@@ -40,7 +40,7 @@ from eval.scoring import TokenScores, score_continuations, score_tokens, score_t
 from train.model import build_model
 
 BATCH_TOKENS = 2048  # of both ways
-ROUNDS, SECONDS = 9, 30  # of a comparison: so many, or fewer where they would take longer, but three at least
+ROUNDS, SECONDS = 9, 15  # of a comparison: so many, or fewer where they would take longer, but three at least
 TOLERANCE = 1e-4  # relative, or in nats
 SHARPER = 10  # times a new model's head, so that one token is clearly more probable than another
 
@@ -52,9 +52,8 @@ Way = Callable[[], np.ndarray]  # to the answers
 class Sizes:
     """How much of everything: as in a real study, or little."""
 
-    documents: int = 16
     document_tokens: int = 256
-    texts: int = 32
+    texts: int = 256  # and documents, at most
     text_tokens: int = 127  # with end-of-text before it, 16 fill a batch
     questions: int = 8
     context_tokens: int = 80
@@ -64,7 +63,7 @@ class Sizes:
     prefix_tokens: int = 8
 
 
-QUICK = Sizes(4, 32, 4, 15, 2, 12, 3, 2, 2, 3)
+QUICK = Sizes(32, 4, 15, 2, 12, 3, 2, 2, 3)
 
 
 @dataclass(frozen=True)
@@ -125,6 +124,7 @@ class Subject:
     def __init__(self, shape: Model, vocabulary: int, sizes: Sizes) -> None:
         self.model: PreTrainedModel = build_model(shape, vocabulary, 512, end_of_text=0, seed=1).eval()
         self.model.get_output_embeddings().weight.data *= SHARPER
+        self.model.generation_config.eos_token_id = None  # generation ends where it is told to
         self.draw, self.vocabulary, self.sizes = np.random.default_rng(0), vocabulary, sizes
 
     def texts(self, count: int, tokens: int) -> list[list[int]]:
@@ -157,43 +157,44 @@ def scored(model: PreTrainedModel, texts: Rows, context: Sequence[int]) -> list[
 # ------------------------------------------------------------------------------------------------ the comparisons
 
 
-def extraction(subject: Subject, at_once: int) -> Comparison:
+def extraction(subject: Subject, documents: int) -> Comparison:
     """Verbatim extraction with 25, 50, 75 and 100% of a document's first half as the prompt: how many of the tokens up to the
-    document's end are emitted as they are in it? One teacher-forced pass, or a greedy generation for each prompt.
+    document's end are emitted as they are in it? One teacher-forced pass; or a greedy generation, of all documents at once, from
+    each of the four prompts.
     """
     model, whole, half = subject.model, subject.sizes.document_tokens, subject.sizes.document_tokens // 2
     prompts = [half // 4, half // 2, 3 * half // 4, half]
-    beginnings = subject.texts(subject.sizes.documents, prompts[0])
+    beginnings = subject.texts(min(documents, subject.sizes.texts), prompts[0])
     followed = continue_prompts(model, beginnings, [whole - prompts[0]] * len(beginnings), BATCH_TOKENS)
-    documents = np.array([[*first, *rest] for first, rest in zip(beginnings, followed, strict=True)])
-    for document in documents[::2]:  # of every other one, one token is not the model's
-        document[subject.draw.integers(prompts[0], whole)] = subject.draw.integers(1, subject.vocabulary)
+    texts = np.array([[*beginning, *rest] for beginning, rest in zip(beginnings, followed, strict=True)])
+    for text in texts[::2]:  # of every other one, one token is not the model's
+        text[subject.draw.integers(prompts[0], whole)] = subject.draw.integers(1, subject.vocabulary)
 
     def ours() -> np.ndarray:
-        scores = scored(model, documents.tolist(), [])
-        return np.array([runs(own.argmax, document)[prompts] for own, document in zip(scores, documents, strict=True)])
+        return np.array(
+            [runs(own.argmax, text)[prompts] for own, text in zip(scored(model, texts.tolist(), []), texts, strict=True)]
+        )
 
     def theirs() -> np.ndarray:
-        emitted = np.empty((len(documents), len(prompts)), np.int64)
-        for (column, prompt), start in product(enumerate(prompts), range(0, len(documents), at_once)):
-            part = slice(start, start + at_once)
-            ids = torch.from_numpy(documents[part, :prompt])
+        emitted = []
+        for prompt in prompts:
+            ids = torch.from_numpy(texts[:, :prompt])
             settings = GenerationConfig(max_new_tokens=whole - prompt, do_sample=False, use_cache=True, pad_token_id=0)
             made = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)[:, prompt:].numpy()
-            emitted[part, column] = np.cumprod(made == documents[part, prompt:], axis=1).sum(axis=1)
-        return emitted
+            emitted.append(np.cumprod(made == texts[:, prompt:], axis=1).sum(axis=1))
+        return np.array(emitted).T
 
-    return Comparison(f"extraction, 4 prompts; generate with a cache, {at_once} at once", 20, ours, theirs)
+    return Comparison(f"extraction, 4 prompts; {documents} generated at once", 20, ours, theirs)
 
 
 KS, PLUS_PLUS_KS = (0.1, 0.2, 0.3), (0.2, 0.3)
 
 
-def membership(subject: Subject) -> Comparison:
-    """Eight attacks: loss, zlib, Min-K% with three k, Min-K%++ with two, lowercase. Two passes; or one an attack, two for the last."""
+def membership(subject: Subject, texts: int) -> Comparison:
+    """Eight attacks (loss, zlib, Min-K% with three k, Min-K%++ with two, lowercase): two passes, or one an attack and one more."""
     model, sizes = subject.model, subject.sizes
-    tokens, lowered = (subject.texts(sizes.texts, sizes.text_tokens) for _ in range(2))
-    texts = [" ".join(map(str, each)) for each in tokens]
+    tokens, lowered = (subject.texts(min(texts, sizes.texts), sizes.text_tokens) for _ in range(2))
+    written = [" ".join(map(str, each)) for each in tokens]
     rows, lowered_rows = [[0, *each] for each in tokens], [[0, *each] for each in lowered]
 
     def ours() -> np.ndarray:
@@ -207,7 +208,7 @@ def membership(subject: Subject) -> Comparison:
                     *(min_k_plus_plus(one.log_prob, one.mean, one.deviation, k) for k in PLUS_PLUS_KS),
                     lowercase_ratio(one.log_prob, loss(other.log_prob)),
                 ]
-                for text, one, other in zip(texts, own, lower, strict=True)
+                for text, one, other in zip(written, own, lower, strict=True)
             ]
         ).T
 
@@ -227,7 +228,7 @@ def membership(subject: Subject) -> Comparison:
     def theirs() -> np.ndarray:
         attacks = [
             [loss(own) for own in log_probs(model, rows)],
-            [zlib_ratio(own, text) for own, text in zip(log_probs(model, rows), texts, strict=True)],
+            [zlib_ratio(own, text) for own, text in zip(log_probs(model, rows), written, strict=True)],
             *([min_k(own, k) for own in log_probs(model, rows)] for k in KS),
             *(plus_plus(k) for k in PLUS_PLUS_KS),
             [
@@ -272,10 +273,10 @@ def exposure(subject: Subject) -> Comparison:
     return Comparison(f"exact exposure among {len(space):,} numbers; whole texts", 50, ours, theirs)
 
 
-def throughput(subject: Subject) -> Comparison:
+def throughput(subject: Subject, texts: int) -> Comparison:
     """All scores of every token, beside a bare forward pass whose logits are made and thrown away."""
     model = subject.model
-    tokens = subject.texts(subject.sizes.texts, subject.sizes.text_tokens)
+    tokens = subject.texts(min(texts, subject.sizes.texts), subject.sizes.text_tokens)
     rows = [[0, *each] for each in tokens]
 
     def ours() -> np.ndarray:
@@ -295,17 +296,23 @@ SHAPES = {QUICKSTART: Model(), REFERENCE: Model(layers=4), QUICKEST: Model(layer
 }
 COMPARED: dict[str, list[tuple[Callable[[Subject], Comparison], str, int]]] = {  # what, of which shape and vocabulary
     "extraction": [
-        (lambda subject: extraction(subject, at_once=4), REFERENCE, 4096),
-        (lambda subject: extraction(subject, at_once=16), REFERENCE, 4096),
-        (lambda subject: extraction(subject, at_once=4), REFERENCE, 50_304),
-        (lambda subject: extraction(subject, at_once=16), REFERENCE, 50_304),
+        (lambda subject: extraction(subject, documents=4), REFERENCE, 4096),
+        (lambda subject: extraction(subject, documents=16), REFERENCE, 4096),
+        (lambda subject: extraction(subject, documents=4), REFERENCE, 50_304),
+        (lambda subject: extraction(subject, documents=16), REFERENCE, 50_304),
     ],
-    "membership": [(membership, REFERENCE, 4096), (membership, REFERENCE, 50_304)],
+    "membership": [
+        (lambda subject: membership(subject, texts=64), REFERENCE, 4096),
+        (lambda subject: membership(subject, texts=16), REFERENCE, 50_304),
+    ],
     "choices": [(choices, REFERENCE, 4096), (choices, REFERENCE, 50_304)],
     "exposure": [(exposure, REFERENCE, 4096)],
     "throughput": [
-        *((throughput, QUICKSTART, 1024), (throughput, REFERENCE, 4096), (throughput, "pythia-14m", 50_304)),
-        *((throughput, "pythia-70m", 50_304), (throughput, "pythia-160m", 50_304)),
+        (lambda subject: throughput(subject, texts=256), QUICKSTART, 1024),
+        (lambda subject: throughput(subject, texts=128), REFERENCE, 4096),
+        (lambda subject: throughput(subject, texts=32), "pythia-14m", 50_304),
+        (lambda subject: throughput(subject, texts=16), "pythia-70m", 50_304),
+        (lambda subject: throughput(subject, texts=8), "pythia-160m", 50_304),
     ],
 }
 
@@ -336,7 +343,7 @@ def main(arguments: Sequence[str]) -> None:
             ratio, low, high = measured.ratio(0)
             cells = [comparison.name, shape, f"{vocabulary:,}", f"{ours:.3f}", f"{theirs:.3f}"]
             cells += [f"{ratio:.2f} ({low:.2f} to {high:.2f})", f"{measured.ratio(1)[0]:.2f}", f"{comparison.goal:g}"]
-            table.add_row(*cells, "yes" if ratio >= comparison.goal else "no")
+            table.add_row(*cells, "-" if given.quick else "yes" if ratio >= comparison.goal else "no")
             print(f"{comparison.name}, {shape}: same answers, {len(measured.ours)} rounds, {ratio:.2f} times as fast", flush=True)
     Console(width=200).print(table)
 

@@ -17,6 +17,7 @@ from configs.slurm_checks import check_slurm
 CHOICES: dict[str, list[str]] = {
     "corpus.source": ["stdlib", "synthetic", "files", "jsonl", "text", "parquet", "hub", "megatron", "npy"],
     "decontaminate.policy": ["fail", "report", "documents", "redraw", "none"],
+    "train.loss.kind": ["full", "goldfish", "random"],
     "train.schedule": ["wsd", "cosine", "constant"],
     "train.precision": ["auto", "fp32", "bf16", "fp16"],
     "train.strategy": ["auto", "single", "ddp", "zero_1", "zero_2", "zero_3"],
@@ -166,7 +167,20 @@ def _check_training(recipe: Recipe) -> None:
         raise RecipeError(f"model.feed_forward is {model.feed_forward}; it must be more than 0, or left out for 4 x model.width")
     if model.width % model.heads:
         raise RecipeError(f"model.width is {model.width}, which model.heads = {model.heads} does not divide")
+    _check_loss(train)
     _check_warmup(train)
+
+
+def _check_loss(train: Train) -> None:
+    if train.loss.k < 2:
+        raise RecipeError(f"train.loss.k is {train.loss.k}; of every so many labels one is left out, so it must be 2 or more")
+    if train.loss.context < 1:
+        raise RecipeError(f"train.loss.context is {train.loss.context}; it must be 1 token or more")
+    if train.loss.kind == "goldfish" and train.loss.context > train.sequence_length:
+        raise RecipeError(
+            f"train.loss.context is {train.loss.context}, more tokens than a row predicts; it must lie between 1 and "
+            f"train.sequence_length = {train.sequence_length}"
+        )
 
 
 def _check_eval(recipe: Recipe) -> None:

@@ -220,6 +220,10 @@ class RunLayout:
         """The points of a sweep that lie in this folder: runs of their own."""
         return sorted(path.parent.name for path in self.root.glob("*/config.yaml"))
 
+    def branches(self) -> list[str]:
+        """The models that branch off from another, trained or not."""
+        return sorted(path.parent.name for path in self.root.glob("*/branch.json"))
+
     def models(self) -> list[str]:
         """The models that have a whole checkpoint."""
         return sorted({path.parents[2].name for path in self.root.glob("*/checkpoints/step-????????/imprint.json")})
@@ -246,6 +250,16 @@ class ModelLayout:
     @property
     def certificate(self) -> Path:
         return self.root / "certificate.json"
+
+    @property
+    def branch(self) -> Path:
+        """Of a branch: what it branches off from, at which step and without what."""
+        return self.root / "branch.json"
+
+    @property
+    def placebo(self) -> Path:
+        """Of a placebo branch: the base spans that it changes."""
+        return self.root / "placebo.parquet"
 
     @property
     def stopped(self) -> Path:

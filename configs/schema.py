@@ -24,7 +24,7 @@ class Seeds:
     assignment: int | None = setting(None, "which groups go to which arm")
     placement: int | None = setting(None, "where each copy falls")
     order: int | None = setting(None, "the order of base rows")
-    init: int | None = setting(None, "the model's initial weights, and its dropout")
+    init: int | None = setting(None, "the model's initial weights, its dropout, and which labels the loss `random` leaves out")
 
 
 @dataclass
@@ -111,6 +111,19 @@ class Checkpoints:
 
 
 @dataclass
+class Loss:
+    """Which labels the loss is summed over: all of them, or all but some, which the model is never told."""
+
+    kind: str = setting(
+        "full",
+        "full (every label), goldfish (without those that a hash of the tokens before them picks: the same ones in every copy of a "
+        "text), or random (its control: other ones in every copy)",
+    )
+    k: int = setting(4, "goldfish and random: one label in so many is left out", "labels")
+    context: int = setting(13, "goldfish: tokens before a label that are hashed", "tokens")
+
+
+@dataclass
 class Spikes:
     """Losses and gradients that would harm the model, seen before the optimizer's step."""
 
@@ -152,6 +165,7 @@ class Train:
     mask_documents: bool = setting(
         False, "attend only within a document, positions counted from its start; an end-of-text opens the document that follows it"
     )
+    loss: Loss = section(Loss, "which labels the model learns")
     learning_rate: float = setting(4e-3, "peak learning rate")
     final_learning_rate: float = setting(0.1, "learning rate at the end, as a part of the peak", "fraction")
     schedule: str = setting("wsd", "wsd (warm-up, stable, linear decay), cosine or constant")

@@ -77,6 +77,16 @@ PLAN = pa.schema(
         ("variant", pa.string()),
     ]
 )
+PLACEBO = pa.schema(  # spans of base text that a placebo branch replaces by other base text
+    [
+        ("row", pa.int64()),
+        ("offset", pa.int32()),
+        ("length", pa.int32()),  # the end-of-text tokens on both sides included
+        ("mode", pa.string()),  # overwrite | splice
+        ("item_id", pa.string()),
+        ("tokens", pa.list_(pa.int32())),  # without the end-of-text tokens around them
+    ]
+)
 LEDGER = pa.schema(
     [
         ("model", pa.string()),
@@ -177,6 +187,25 @@ SCORES = pa.schema(
         ("value", pa.float64()),
         ("exposures", pa.int32()),  # copies of the item consumed before the step
         ("text_exposures", pa.int32()),  # of them, copies of the text that the probe lies in; of a choice probe, all
+    ]
+)
+EXPOSURE_STEPS = pa.schema(  # a row for each copy that was consumed
+    [
+        ("model", pa.string()),
+        ("step", pa.int64()),
+        ("item_id", pa.string()),
+        ("variant", pa.string()),
+        ("copy", pa.int32()),
+        ("learning_rate", pa.float64()),
+    ]
+)
+ITEM_GAINS = pa.schema(
+    [
+        ("model", pa.string()),
+        ("step", pa.int64()),
+        ("item_id", pa.string()),
+        ("since", pa.int64()),  # steps from its last exposure so far; null before the first
+        ("gain", pa.float64()),  # mean log-probability of its targets over that of its held-out twins, nats a token
     ]
 )
 EXPOSURE = pa.schema([field for field in SCORES if not field.name.endswith("exposures")])  # of canaries, as scored

@@ -121,7 +121,7 @@ def _contrasts(name: str, part: pd.DataFrame, resamples: int, seed: int, last: b
         if is_share(name):
             yield "rate", arm, _share(chosen), ""
         elif is_attack(name):
-            if arm != HELD_OUT and twins is not None and (strata := _strata(chosen[chosen["text_exposures"] > 0], twins)):
+            if arm != HELD_OUT and twins is not None and (strata := matched(chosen[chosen["text_exposures"] > 0], twins)):
                 yield from _attack(arm, strata, resamples, seed, last)
         else:
             yield "mean", arm, _mean(name, chosen), ""
@@ -259,7 +259,7 @@ def _share(chosen: pd.DataFrame) -> Interval:
     return proportion(float(by_group.sum()), len(by_group))
 
 
-def _strata(exposed: pd.DataFrame, twins: pd.DataFrame) -> list[tuple[np.ndarray, np.ndarray]]:
+def matched(exposed: pd.DataFrame, twins: pd.DataFrame) -> list[tuple[np.ndarray, np.ndarray]]:
     """Scores of (members, held-out twins), one a group, for each item set and each choice of its texts that members have seen:
     both are scored on these texts alone. A group counts once, for what an AUC counts must be independent.
     """
@@ -313,23 +313,28 @@ def blind_effects(texts: list[dict[str, Any]], items: pd.DataFrame, assignment: 
     return rows
 
 
-def against_standard(
-    scores: pd.DataFrame, standard: pd.DataFrame, items: pd.DataFrame, assignment: pd.DataFrame
+def item_by_item(
+    scores: pd.DataFrame,
+    other: pd.DataFrame,
+    items: pd.DataFrame,
+    assignment: pd.DataFrame,
+    contrast: str = "minus standard",
 ) -> list[dict[str, Any]]:
-    """What a model scores above the standard model, which saw none of the items, at the same step: rows of the effects table.
+    """What a model scores above another one, which did not see the items, at the same step: rows of the effects table.
 
-    The two share initial weights and all base rows, and each item is its own control, so the difference is taken item by item.
+    The standard model shares initial weights and all base rows with it, a branch its training up to a step; each item is its own
+    control, so the difference is taken item by item.
     """
     keys = ["step", "item_id", "probe_id", "metric"]
-    both = scores.merge(standard[[*keys, "value"]], on=keys, suffixes=("", "_standard"))
-    both = both[np.isfinite(both["value"]) & np.isfinite(both["value_standard"])].drop_duplicates(keys)
-    both = both.assign(difference=both["value"] - both["value_standard"])
+    both = scores.merge(other[[*keys, "value"]], on=keys, suffixes=("", "_other"))
+    both = both[np.isfinite(both["value"]) & np.isfinite(both["value_other"])].drop_duplicates(keys)
+    both = both.assign(difference=both["value"] - both["value_other"])
     both = both.merge(items[["item_id", "kind"]], on="item_id").merge(assignment[["item_id", "group", "arm"]], on="item_id")
     rows = []
     for (model, step, name, arm), own in both.groupby(["model", "step", "metric", "arm"], sort=True):
         bound = 1.0 if is_share(str(name)) else np.inf
         for kind, part in [(ALL, own), *own.groupby("kind", sort=True)]:
             interval = mean(part["difference"], part["group"], bounds=(-bound, bound))
-            row = {"metric": name, "contrast": "minus standard", "kind": kind, "item_set": ALL, "arm": arm}
+            row = {"metric": name, "contrast": contrast, "kind": kind, "item_set": ALL, "arm": arm}
             rows.append({**row, "model": model, "step": step, **vars(interval), "note": ""})
     return rows

@@ -16,10 +16,11 @@ import pyarrow as pa
 from configs.errors import DataError
 from configs.layout import CheckpointInfo, ModelLayout, atomic_folder, fingerprint, read_json, write_json
 from configs.progress import progress
-from configs.tables import CONTINUATIONS, EFFECTS, SCORES, read_table, write_table
+from configs.tables import CONTINUATIONS, EFFECTS, EXPOSURE_STEPS, ITEM_GAINS, SCORES, read_table, write_table
 from eval.effects import blind_effects, effects
 from eval.forward import load_model
 from eval.passes import Passes
+from eval.retention import curves, exposure_steps, forgetting_effects, item_gains
 from eval.schemes import scheme_name
 from eval.scores import answer_scores, choice_scores, decoded_scores, exposures, peak_scores, sample_scores, text_scores
 from eval.sets import set_effects
@@ -58,8 +59,10 @@ class Evaluation:
     passes: Passes
     frequencies: np.ndarray | None = None  # unigram probabilities (V,) of the corpus, for DC-PDD
 
-    def score(self, checkpoint: Checkpoint, scores: Path, last: bool) -> None:
-        """Write the tables of one checkpoint, unless they are there already for the same weights and texts."""
+    def score(self, checkpoint: Checkpoint, scores: Path, last: bool, advance: Callable[[], None] = lambda: None) -> None:
+        """Write the tables of one checkpoint, unless they are there already for the same weights and texts; `advance` is called
+        once for each text that is scored.
+        """
         folder, settings = scores / f"step-{checkpoint.step:08d}", self.passes.settings
         identity = fingerprint([FORMAT, checkpoint.weights, self.passes.identity(last)])
         if (folder / "meta.json").exists():
@@ -69,7 +72,7 @@ class Evaluation:
         model = load_model(checkpoint.folder, settings.precision, settings.trust_remote_code, settings.pickles)
         label = {"model": checkpoint.model, "step": checkpoint.step}
         with atomic_folder(folder) as temporary:
-            for name, rows, schema in self.passes.tables(model, last):
+            for name, rows, schema in self.passes.tables(model, last, advance):
                 write_table(temporary / f"{name}.parquet", [{**label, **row} for row in rows], schema)
             schemes = [scheme_name(scheme) for scheme in settings.schemes]
             meta = {"fingerprint": identity, "context": settings.context, "dtype": str(model.dtype), "schemes": schemes, **label}
@@ -107,6 +110,17 @@ class Evaluation:
         label = {"model": scores["model"].iloc[0], "step": scores["step"].max()}
         table = pd.concat([table, pd.DataFrame([*({**label, **row} for row in blind), *of_sets])], ignore_index=True)
         write_table(layout.scores / "effects.parquet", table, EFFECTS)
+
+    def follow(self, layout: ModelLayout, exposures: pd.DataFrame, seed: int) -> None:
+        """Derive what is forgotten from the scores and the steps of exposures, and add it to the effects."""
+        passes = self.passes
+        scores, effects = (read_table(layout.scores / f"{name}.parquet").to_pandas() for name in ("scores", "effects"))
+        tables = scores, passes.items, passes.assignment, exposures
+        label = {"model": layout.root.name}
+        write_table(layout.scores / "exposures.parquet", exposures.assign(**label), EXPOSURE_STEPS)
+        write_table(layout.scores / "gains.parquet", item_gains(curves(*tables), exposures).assign(**label), ITEM_GAINS)
+        found = pd.DataFrame(forgetting_effects(*tables, passes.settings.resamples, seed))
+        write_table(layout.scores / "effects.parquet", pd.concat([effects, found], ignore_index=True), EFFECTS)
 
     def continuations(self, layout: ModelLayout, checkpoint: Checkpoint) -> None:
         """The model's greedy continuation of the prompts it knows best, a few items of each kind, at one checkpoint."""
@@ -160,8 +174,10 @@ def score_checkpoints(evaluation: Evaluation, layout: ModelLayout, shard: tuple[
 def evaluate(evaluation: Evaluation, layout: ModelLayout, plan: pa.Table, global_batch: int, seed: int) -> None:
     """Score every checkpoint of a model that was trained here, then summarize."""
     score_checkpoints(evaluation, layout)
-    tables = [read_table(path) for path in layout.ledgers()]
-    ledger = {s: c for table in tables for s, c in zip(table["step"].to_pylist(), table["consumed"].to_pylist(), strict=True)}
-    evaluation.summarize(layout, partial(exposures, plan, ledger, global_batch=global_batch), seed)
+    columns = ["step", "learning_rate", "consumed"]
+    ledger = pd.concat([read_table(path, columns=columns).to_pandas() for path in layout.ledgers()])
+    consumed = dict(zip(ledger["step"].tolist(), ledger["consumed"].tolist(), strict=True))
+    evaluation.summarize(layout, partial(exposures, plan, consumed, global_batch=global_batch), seed)
+    evaluation.follow(layout, exposure_steps(plan, ledger, global_batch), seed)
     if evaluation.passes.settings.extraction:
         evaluation.continuations(layout, Checkpoint.of(layout, layout.checkpoints()[-1]))

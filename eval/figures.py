@@ -12,8 +12,10 @@ import pandas as pd
 
 from eval.charts import (
     ATTACKS,
+    HAS_INTERVAL,
     HUES,
     KINDS,
+    MOST_BANDS,
     Chart,
     among_held_out,
     arm_scale,
@@ -31,7 +33,7 @@ from eval.charts import (
     var,
 )
 from eval.effects import ALL
-from eval.measures import discoverable_shares
+from eval.measures import LATER, discoverable_shares
 
 ROC_ATTACKS = ["loss", "zlib", "min_k", "min_k_plus_plus"]  # whose curves can be told apart
 
@@ -257,6 +259,50 @@ def forgetting(measured: Measured) -> Chart | None:
     windows = narrow.assign(step=narrow.window_start * measured.steps, end=narrow.window_end * measured.steps)
     shade = alt.Chart(windows).mark_rect(opacity=0.1).encode(step_axis(), alt.X2("end:Q"), alt.Color("arm:N", scale=scale))
     return alt.layer(shade, lines)
+
+
+def retention(measured: Measured) -> Chart | None:
+    """The part of its gain that each arm has left, by steps since its maximum, with the line that is fitted in their logarithm."""
+    rows = measured.effects
+    rows = rows[(rows.metric == "retainability") & (rows.item_set == ALL)]
+    if rows.empty:
+        return None
+    rows = rows.assign(since=rows.contrast.str.removeprefix(LATER).str.removesuffix(" steps").astype(float))
+    fits = rows.groupby(["kind", "arm"]).filter(lambda own: len(own) > 2).groupby(["kind", "arm"], as_index=False)
+    lines = pd.concat([own.assign(value=_log_line(own.since, own.value)) for _, own in fits] or [rows[:0]])
+    kinds = [kind for kind in [ALL, *KINDS] if (rows.kind == kind).any()]
+    shown = measured.arms.arm[measured.arms.arm.isin(rows.arm)]
+    x = alt.X(
+        "since:Q",
+        title="Steps since the maximum (log scale)",
+        scale=alt.Scale(type="log", nice=False, padding=16),
+        axis=alt.Axis(grid=False),
+    )
+    scale = alt.Scale(domain=[min(0.0, rows.value.min()), max(1.05, rows.value.max())], clamp=True)  # intervals may reach beyond
+    y = alt.Y("value:Q", title="Part of the gain left", scale=scale, axis=alt.Axis(format="~f", tickCount=6))
+    colour = alt.Color("arm:N", scale=arm_scale(measured.arms, shown), legend=legend(None))
+    clicked = alt.selection_point(fields=["arm"], bind="legend")
+    faded = alt.when(clicked).then(alt.value(1)).otherwise(alt.value(0.12))
+    banded = alt.when(clicked, empty=len(shown) <= MOST_BANDS).then(alt.value(0.12)).otherwise(alt.value(0))
+    columns = ["kind", "arm", "since", "value", "low", "high", "n"]
+    base, fitted = (alt.Chart(table[columns]).encode(x, y, colour) for table in (rows, lines))
+    if len(kinds) > 1:
+        base, fitted = (each.transform_filter("datum.kind == chosen") for each in (base, fitted))
+    tooltip = ["arm:N", alt.Tooltip("since:Q", title="steps", format=",.0f"), alt.Tooltip("value:Q", title="left", format=".2f")]
+    chart = alt.layer(
+        base.transform_filter(HAS_INTERVAL).mark_area().encode(alt.Y("low:Q"), alt.Y2("high:Q"), opacity=banded),
+        fitted.mark_line(strokeWidth=1.5).encode(opacity=faded).add_params(clicked),
+        base.mark_circle(size=45).encode(opacity=faded, tooltip=[*tooltip, *interval_tooltip(".2f")]),
+        reference(0.5, "half"),
+    )
+    if len(kinds) < 2:
+        return chart
+    return chart.add_params(alt.param("chosen", bind=alt.binding_select(options=kinds, name="kind "), value=kinds[0]))
+
+
+def _log_line(since: pd.Series, value: pd.Series) -> np.ndarray:
+    """The least-squares line of values in ln t, where they were measured."""
+    return np.polyval(np.polyfit(np.log(since), value, 1), np.log(since))
 
 
 def accuracy(measured: Measured) -> Chart | None:

@@ -9,6 +9,7 @@ from math import isfinite, log
 import pandas as pd
 from scipy.special import ndtr, ndtri
 
+from eval.counterfactual import BEYOND
 from eval.effects import ALL, counts
 from eval.metrics import is_attack
 from eval.scores import PERTURBED
@@ -16,8 +17,8 @@ from eval.statistics import holm
 from inject.assignment import MEMBER
 from inject.design import HELD_OUT, arm_name
 from inject.items.item import CHOICE
+from inject.models import natural
 
-BASELINES = [HELD_OUT, "standard"]  # what a metric is told against, besides arms of equal copies
 YES, NO, UNDECIDED = "yes", "no", "not decidable"
 LEVEL = 0.95  # of the intervals
 CHANCE_EXPOSURE = 1 / log(2)  # bits: the mean of -log2 of a uniform rank
@@ -179,15 +180,37 @@ def _between_arms(last: Sequence[Effect], inserted: Inserted) -> Iterator[Claim]
     they are compared either way, to explore, and the more such pairs, the more of them differ by chance. That two arms are alike
     no interval shows.
     """
+    arms = set(inserted.items["arm"]) - {HELD_OUT}
     for effect in last:
         base = effect.contrast.removeprefix("minus ")
-        if base != effect.contrast and base not in BASELINES and effect.kind == ALL:
+        if base != effect.contrast and base in arms and effect.kind == ALL:
             if inserted.ends_earlier(effect.arm, base):
                 name = f"arm {effect.arm} ends below the {base} arm of equal copies (difference of their gains)"
                 yield Claim(f"arms/{effect.arm}", name, effect, stays_below(effect, 0.0), 0.0)
             else:
                 name = f"arm {effect.arm} differs from {base} (difference of their gains)"
                 yield Claim(f"arms/{effect.arm}", name, effect, YES if effect.low > 0 or effect.high < 0 else UNDECIDED, 0.0)
+
+
+def _forgetting(last: Sequence[Effect], inserted: Inserted) -> Iterator[Claim]:
+    """What was gained and then lost; and whether what came later is remembered better, which a falling learning rate can hide."""
+    for effect in sorted(last, key=lambda effect: natural(effect.arm)):
+        if (effect.metric, effect.contrast, effect.kind) == ("decay_constant", "fit", ALL):
+            name = f"what arm {effect.arm} gained is forgotten: its decay constant is above 0"
+            yield Claim(f"forgetting/{effect.arm}", name, effect, exceeds(effect, 0.0), 0.0)
+    for effect in last:
+        metric, _, label = effect.metric.partition("/")
+        if (metric, effect.contrast, effect.kind) == ("window_effect", "last minus first", ALL):
+            name = f"later windows end above earlier ones at equal copies ({label}; the last window's gain less the first's)"
+            yield Claim(f"windows/{label}", name, effect, exceeds(effect, 0.0), 0.0)
+
+
+def _counterfactual(last: Sequence[Effect], inserted: Inserted) -> Iterator[Claim]:
+    for effect in last:
+        if (effect.metric, effect.kind, effect.arm) == ("log_prob", ALL, ALL) and effect.contrast.endswith(BEYOND):
+            branch = effect.contrast.removeprefix("minus ").removesuffix(BEYOND)
+            name = f"items that {branch} was trained without are known by their copies (log-probability, beyond placebo)"
+            yield Claim(f"counterfactual/{branch}", name, effect, exceeds(effect, 0.0), 0.0)
 
 
 def _contamination(last: Sequence[Effect], inserted: Inserted) -> Iterator[Claim]:
@@ -229,7 +252,19 @@ def _blind(last: Sequence[Effect], inserted: Inserted) -> Iterator[Claim]:
 
 
 CLAIMS: list[Callable[[Sequence[Effect], Inserted], Iterator[Claim]]] = [
-    *(_more_copies, _secrets, _membership, _between_arms, _contamination, _exposure, _leaks, _untargeted, _blind)
+    *(
+        _more_copies,
+        _secrets,
+        _membership,
+        _between_arms,
+        _counterfactual,
+        _forgetting,
+        _contamination,
+        _exposure,
+        _leaks,
+        _untargeted,
+        _blind,
+    )
 ]
 
 

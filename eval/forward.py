@@ -16,6 +16,7 @@ from configs.errors import DataError
 from train.objective import logits_are_linear
 
 LOGITS_PROCESSOR, LOGITS_ACCELERATOR = 2**20, 2**27  # made at a time
+CACHED_LOGITS = 2**19  # that a processor is handed at a time: 2 MiB of fp32
 TOKENS_LEAST = 512  # for 64, to read the head's weights takes as long as to multiply with them
 SMALL = 5_000_000  # parameters of a model that gains little from a second processor thread, and on a busy machine loses much
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -27,9 +28,11 @@ class Forward:
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self.linear = logits_are_linear(model)
-        self.vocabulary = int(model.config.get_text_config().vocab_size)
-        most = LOGITS_PROCESSOR if model.device.type == "cpu" else LOGITS_ACCELERATOR
-        self.most_tokens = max(TOKENS_LEAST, most // self.vocabulary)  # whose logits exist together
+        head = model.get_output_embeddings()
+        self.vocabulary = int(head.out_features if self.linear else model.config.get_text_config().vocab_size)
+        most, part = (LOGITS_PROCESSOR, CACHED_LOGITS) if model.device.type == "cpu" else (LOGITS_ACCELERATOR, LOGITS_ACCELERATOR)
+        self.made_at_once = max(TOKENS_LEAST, most // self.vocabulary)  # tokens whose logits exist together
+        self.part = max(1, part // self.vocabulary)
 
     def states(self, ids: torch.Tensor, cache: Cache | None = None, keep: bool = False) -> tuple[torch.Tensor, Cache | None]:
         """What logits are made of (n, T, d or V), for ids (n, T) after those of `cache`; and the cache, if it is to be kept."""
@@ -45,21 +48,23 @@ class Forward:
     def logits_in_parts(self, states: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
         """States (t, d or V) a part at a time: where it is, and its logits (part, V) fp32, which are the caller's until the next.
 
-        All parts are made in the same memory: to be given new takes a processor half as long as to fill it.
+        Parts are small enough for a processor's cache, but made many at once, and in the same memory: to be given new takes a
+        processor half as long as to fill it.
         """
-        parts = [slice(start, start + self.most_tokens) for start in range(0, len(states), self.most_tokens)]
-        if not self.linear:
-            yield from ((part, states[part].float()) for part in parts)
-            return
+        memory = states.new_empty((min(self.made_at_once, len(states)), self.vocabulary)) if self.linear else None
+        for start in range(0, len(states), self.made_at_once):
+            own = states[start : start + self.made_at_once]
+            made = own if memory is None else self._multiplied(own, memory[: len(own)])
+            for first in range(0, len(own), self.part):
+                logits = made[first : first + self.part].float()
+                yield slice(start + first, start + first + len(logits)), logits
+
+    def _multiplied(self, states: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """Logits (t, V) of states (t, d), written to `out`."""
         head = self.model.get_output_embeddings()
-        made = states.new_empty((min(self.most_tokens, len(states)), head.out_features))
-        for part in parts:
-            own = made[: len(states[part])]
-            if head.bias is None:
-                torch.mm(states[part], head.weight.t(), out=own)
-            else:
-                torch.addmm(head.bias, states[part], head.weight.t(), out=own)
-            yield part, own.float()
+        if head.bias is None:
+            return torch.mm(states, head.weight.t(), out=out)
+        return torch.addmm(head.bias, states, head.weight.t(), out=out)
 
 
 def load_model(folder: Path, precision: str = "fp32", trust_remote_code: bool = False, pickles: bool = False) -> PreTrainedModel:

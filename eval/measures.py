@@ -16,7 +16,8 @@ from eval.metrics import ATTACK, FAMILIES, METRICS, SHARE, metric
 from inject.models import natural
 
 PLAIN = {"rate", "mean", "auc"}  # contrasts that are the metric itself
-SHOWN = {*PLAIN, "tpr at 1.0%", "chance-corrected"}  # beside those of metrics of whole sets; effects.csv has all
+LATER, AT_THE_END = "after ", "at the end"  # contrasts of a curve since the last exposure; the last checkpoint's
+SHOWN = {*PLAIN, "tpr at 1.0%", "chance-corrected", AT_THE_END}  # beside those of metrics of whole sets; effects.csv has all
 KIND = {"pii": "pii", "contamination": "testset"}  # whose items a family is about, where there are such
 DRAWN = "draw_log_prob/"
 MOST_DRAWS = 10**6  # of the curve of (n, p)-discoverable extraction
@@ -53,8 +54,15 @@ class Table:
 
     @property
     def notes(self) -> list[str]:
-        """What is to be borne in mind about some numbers, each once."""
-        return list(dict.fromkeys(cell.note for row in self.rows for cell in row.cells if cell and cell.note))
+        """What is to be borne in mind about some numbers, each once, with the arms that it is about unless it is about all."""
+        about: dict[str, dict[str, None]] = {}
+        for row in self.rows:
+            for arm, cell in zip(self.arms if len(row.cells) == len(self.arms) else [ALL], row.cells, strict=True):
+                if cell and cell.note:
+                    about.setdefault(cell.note, {})[arm] = None
+        return [
+            note if len(arms) == len(self.arms) or ALL in arms else f"{note} ({', '.join(arms)})" for note, arms in about.items()
+        ]
 
 
 def measures(effects: pd.DataFrame, arms: Sequence[str], models: Sequence[str]) -> list[tuple[str, Table]]:
@@ -80,7 +88,8 @@ def _rows(effects: pd.DataFrame, arms: Sequence[str]) -> Iterator[Measure]:
     order = list(METRICS)
     rank = {name: n for n, name in enumerate(order)}
     names = sorted(effects["metric"].unique(), key=lambda name: (rank.get(name.partition("/")[0], len(rank)), natural(name)))
-    ordered = effects.assign(metric=pd.Categorical(effects["metric"], names))
+    contrasts = effects["contrast"].where(~effects["contrast"].str.startswith(LATER), AT_THE_END)
+    ordered = effects.assign(metric=pd.Categorical(effects["metric"], names), contrast=contrasts)
     for (name, contrast), own in ordered.groupby(["metric", "contrast"], sort=True, observed=True):
         kind = metric(str(name))
         if contrast not in SHOWN and kind.scale in (SHARE, ATTACK):
@@ -94,7 +103,7 @@ def _rows(effects: pd.DataFrame, arms: Sequence[str]) -> Iterator[Measure]:
         if any(cells):
             label = str(name) if contrast in PLAIN else f"{name}, {contrast}"
             share = kind.scale == SHARE or contrast.startswith("tpr")
-            yield Measure(label, kind.meaning, ".0%" if share else ".2f", cells)
+            yield Measure(label, kind.meaning, ".0%" if share else kind.form, cells)
 
 
 def by_field(scores: pd.DataFrame, items: pd.DataFrame, assignment: pd.DataFrame) -> pd.DataFrame:

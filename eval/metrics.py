@@ -12,6 +12,7 @@ FAMILIES = {
     "membership": "What betrays membership",
     "pii": "What is answered and leaked",
     "contamination": "What questions are answered",
+    "forgetting": "What is forgotten",
 }
 
 
@@ -26,6 +27,7 @@ class Metric:
     meaning: str
     unit: str = ""
     bounds: tuple[float, float] = (-inf, inf)  # of one value
+    form: str = ".2f"  # of its numbers on a page
 
 
 METRICS: dict[str, Metric] = {
@@ -80,6 +82,21 @@ METRICS: dict[str, Metric] = {
     "transfer": Metric("contamination", VALUE, "gain over held-out twins in another form, over that in the inserted one"),
     "peaked": Metric("contamination", SHARE, "questions whose peakedness exceeds 0.01, which CDD calls contaminated"),
     "peakedness": Metric("contamination", VALUE, "drawn answers next to the greedy one (CDD)", "", (0.0, 1.0)),
+    "effectivity": Metric("forgetting", VALUE, "gain at its maximum after the last exposure, over that before the first", "nats"),
+    "retainability": Metric("forgetting", VALUE, "part of that gain which is left"),
+    "decay_constant": Metric("forgetting", VALUE, "part of it lost for each factor e of steps since the maximum"),
+    "decay_r_squared": Metric("forgetting", VALUE, "R^2 of that line in ln t"),
+    "half_life": Metric("forgetting", VALUE, "steps since the maximum until half of it is left", "steps", form=".4g"),
+    "learnability_threshold": Metric("forgetting", VALUE, "steps until nothing of it is left, by the fit", "steps", form=".4g"),
+    "forgetting_baseline": Metric("forgetting", VALUE, "least gain since the maximum: what is never forgotten", "nats per token"),
+    "span_left": Metric("forgetting", VALUE, "longest verbatim span over that of the twins", "tokens"),
+    "attack_success": Metric("forgetting", SHARE, "groups that the attack finds at 10% false positives"),
+    "forgotten": Metric("forgetting", VALUE, "steps since the last exposure from which it finds half at most", "steps", form=".4g"),
+    "exposure_learning_rate": Metric("forgetting", VALUE, "mean learning rate at exposures", form=".3g"),
+    "learning_dose": Metric("forgetting", VALUE, "learning rates at an item's exposures, summed", form=".3g"),
+    "gain_per_dose": Metric("forgetting", VALUE, "gain at the end over that sum", "nats per unit of learning rate", form=".3g"),
+    "window_effect": Metric("forgetting", VALUE, "gain at the end of arms of equal copies by window", "nats per token"),
+    "dosed_window_effect": Metric("forgetting", VALUE, "the same per dose", "nats per unit of learning rate", form=".3g"),
 }
 UNKNOWN = Metric("extraction", VALUE, "")
 

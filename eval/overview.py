@@ -162,9 +162,10 @@ class Extractable:
 
 
 def extractable(measured: pd.DataFrame) -> Extractable | None:
-    """Of the models that saw the insertions; None where it was not measured."""
+    """Of the first of a point's models that saw the insertions; None where it was not measured."""
     own = measured[measured["metric"].str.startswith("extractable/") & (measured["contrast"] == "rate")]
     own = own[(own["kind"] == ALL) & (own["item_set"] == ALL) & (own["model"] != "standard")]
+    own = own.drop_duplicates(["metric", "point", "arm"])
     if own.empty:
         return None
     arms = sorted(own["arm"].unique(), key=lambda arm: (arm != HELD_OUT, not counts(arm), natural(arm)))

@@ -79,9 +79,17 @@ class Passes:
         asked = [[(text["item_id"], text["variant"], list(text["tokens"])) for text in self.texts], self.contexts]
         return fingerprint([asked, self.scored.choices, self.scored.generative, chosen, last])
 
-    def tables(self, model: PreTrainedModel, last: bool) -> Iterator[tuple[str, list[Row], pa.Schema]]:
-        """Each table's name, rows and schema; what is measured at the last checkpoint alone comes in the end."""
-        yield "tokens", list(self.token_rows(model)), TOKEN_SCORES
+    def tables(
+        self, model: PreTrainedModel, last: bool, advance: Callable[[], None] = lambda: None
+    ) -> Iterator[tuple[str, list[Row], pa.Schema]]:
+        """Each table's name, rows and schema; what is measured at the last checkpoint alone comes in the end. `advance` is called
+        once for each text.
+        """
+        tokens = []
+        for row in self.token_rows(model):
+            tokens.append(row)
+            advance()
+        yield "tokens", tokens, TOKEN_SCORES
         yield "choices", list(self.choice_rows(model)), CHOICE_SCORES
         yield "answers", list(self.answer_rows(model)), ANSWER_SCORES
         yield "conditions", list(self.condition_rows(model, last)), CONDITIONS
@@ -116,10 +124,15 @@ class Passes:
     def _lowercase(self, model: PreTrainedModel) -> Iterator[tuple[Row, float]]:
         lowered = encode(self.tokenizer, [text["text"].lower() for text in self.texts])
         fitting = [i for i, tokens in enumerate(lowered) if 0 < len(tokens) <= self.longest]
-        found = score_tokens(model, [lowered[i] for i in fitting], [self.lead], self.settings.batch_tokens)
-        for i, scores in found:
-            if not np.isnan(scores.log_prob).all():
-                yield self.texts[fitting[i]], float(np.nanmean(scores.log_prob, dtype=np.float64))
+        chosen = [lowered[i] for i in fitting]
+        if self.lead:  # nothing but log-probabilities is asked for
+            [found] = score_continuations(model, [self.lead], [chosen], self.settings.batch_tokens)
+        else:
+            scored = dict(score_tokens(model, chosen, [[]], self.settings.batch_tokens))
+            found = [scored[i].log_prob[1:] for i in range(len(chosen))]
+        for i, log_probs in zip(fitting, found, strict=True):
+            if len(log_probs):
+                yield self.texts[i], float(log_probs.mean(dtype=np.float64))
 
     def _recall(self, model: PreTrainedModel) -> Iterator[tuple[Row, float]]:
         """Each text after the shots of its stratum; the shots themselves are not judged."""

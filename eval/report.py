@@ -47,9 +47,10 @@ FIGURES: dict[str, Callable[[Measured], Chart | None]] = {  # of one model; repo
     "roc": figures.roc,
     "auc": figures.auc,
     "forgetting": figures.forgetting,
+    "retention": figures.retention,
     "accuracy": figures.accuracy,
 }
-OF_EXPOSURES = ["dose", "forgetting"]  # figures that tell when copies came, which of released models nobody knows
+OF_EXPOSURES = ["dose", "forgetting", "retention"]  # figures that tell when copies came, which of released models nobody knows
 TEXT = {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "titleColor": var("muted")}
 LINES = {"domainColor": var("grid"), "tickColor": var("grid"), "gridColor": var("grid"), "tickSize": 4, "labelPadding": 5}
 # Above the axis the title can be read without turning one's head, and takes no width on a phone.
@@ -97,10 +98,12 @@ def write_report(
     findings: list[dict[str, Any]],
     released: Mapping[str, Scored] | None = None,
     described: Sequence[Mapping[str, Any]] = (),
+    branches: Sequence[str] = (),
 ) -> Path:
     """Gather a run's tables, draw and render them; returns `report/index.html`. What a run has not measured is left out.
 
     `released`: the models by name, where they were not trained in the run; `described`: what is known of each of their revisions.
+    `branches`: those among the trained models, each in a sentence.
     """
     items, assignment = table(run.items, ITEMS), table(run.assignment, ASSIGNMENT)
     scored = {name: Scored([run.model(name)], run) for name in run.models()} if released is None else released
@@ -126,6 +129,7 @@ def write_report(
     page = template.render(
         recipe=recipe,
         released=list(described),
+        branches=list(branches),
         summary=summary(run, recipe, metrics, measured),
         findings=findings,
         item_sets=list(dict.fromkeys(items.item_set)),

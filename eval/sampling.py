@@ -203,6 +203,6 @@ def text_losses(model: str, texts: Sequence[str]) -> list[float]:
 
 def _losses(source: Source, ids: Sequence[Sequence[int]]) -> list[float]:
     losses = [0.0] * len(ids)
-    for i, scores in score_tokens(source.model, ids, [source.start], SCORED_TOKENS):
+    for i, scores in score_tokens(source.model, ids, [[source.start]], SCORED_TOKENS):
         losses[i] = -float(scores.log_prob.mean(dtype="float64"))
     return losses

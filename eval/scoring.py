@@ -20,7 +20,6 @@ from configs.schema import Scheme
 from eval.forward import Forward, batches, check_numbers, padded
 from eval.schemes import scheme_log_probs
 
-CACHED_LOGITS = 2**19  # whose statistics a processor takes at a time: 2 MiB of fp32
 TRIE_TOKENS = 2**18  # of prefixes whose keys and values exist at a time
 
 
@@ -72,11 +71,9 @@ def score_tokens(
 def _columns(forward: Forward, states: torch.Tensor, targets: torch.Tensor, schemes: Sequence[Scheme]) -> list[np.ndarray]:
     """The scores of targets (t,), each predicted by one of the states (t, d or V), as arrays (t,)."""
     parts = []
-    for part, made in forward.logits_in_parts(states):
-        rows = max(1, CACHED_LOGITS // made.shape[1]) if made.device.type == "cpu" else len(made)
-        for logits, own in zip(made.split(rows), targets[part].split(rows), strict=True):
-            warped = [scheme_log_probs(logits, own, scheme) for scheme in schemes]
-            parts.append([*token_statistics(logits, own), *warped])
+    for part, logits in forward.logits_in_parts(states):
+        warped = [scheme_log_probs(logits, targets[part], scheme) for scheme in schemes]
+        parts.append([*token_statistics(logits, targets[part]), *warped])
     if not parts:  # texts of one token without context
         return [np.empty(0, np.float32)] * 3 + [np.empty(0, np.int32)] * 2 + [np.empty(0, np.float32) for _ in schemes]
     return [torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)]
@@ -164,14 +161,15 @@ def _continue(
     flat = torch.cat([joined[row, : len(each)] for row, each in enumerate(tokens)])
     targets = torch.tensor([token for each in tokens for token in each], dtype=torch.long, device=flat.device)
     ends = np.cumsum([len(each) for each in tokens])
-    return np.split(_log_probs(forward, flat, targets), ends[:-1])
+    return np.split(_log_probs(forward, flat, torch.arange(len(flat), device=flat.device), targets), ends[:-1])
 
 
-def _log_probs(forward: Forward, states: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
-    """log p (t,) float32 of targets (t,), each predicted by one of the states (t, d or V)."""
+def _log_probs(forward: Forward, states: torch.Tensor, places: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
+    """log p (t,) float32 of targets (t,), each predicted by the state (of n, d or V) at its place, (t,) in ascending order."""
     parts = []
     for part, logits in forward.logits_in_parts(states):
-        parts.append(logits.gather(-1, targets[part, None])[:, 0] - logits.logsumexp(-1))
+        first, last = torch.searchsorted(places, places.new_tensor([part.start, part.stop])).tolist()
+        parts.append(logits.log_softmax(-1)[places[first:last] - part.start, targets[first:last]])
     check_numbers(log_probs := torch.cat(parts))
     return log_probs.cpu().numpy()
 
@@ -208,12 +206,14 @@ class Walk:
     def down(self, depth: int, states: torch.Tensor, cache: Cache | None, candidates: np.ndarray, nodes: np.ndarray) -> None:
         """From some nodes (states, cache) of a depth to all below; `candidates` are those that pass through, and their `nodes`."""
         device = states.device
-        at, pairs = np.unique(np.stack([nodes, self.tokens[candidates, depth]]), axis=1, return_inverse=True)
-        parents, targets = (torch.from_numpy(column.astype(np.int64)).to(device) for column in at)
-        self.scores[candidates] += _log_probs(self.forward, states[parents], targets).astype(np.float64)[pairs]
+        vocabulary = self.forward.vocabulary
+        edges = nodes * vocabulary + self.tokens[candidates, depth]  # one number for a node and the token after it
+        at, pairs = np.unique(edges, return_inverse=True)
+        parents, targets = (torch.from_numpy(numbers).to(device) for numbers in np.divmod(at, vocabulary))
+        self.scores[candidates] += _log_probs(self.forward, states, parents, targets).astype(np.float64)[pairs]
         if depth + 1 == self.tokens.shape[1]:
             return
-        for start in range(0, at.shape[1], self.nodes_at_once):
+        for start in range(0, len(at), self.nodes_at_once):
             part = slice(start, start + self.nodes_at_once)
             below = (pairs >= start) & (pairs < part.stop)
             followed, kept = self.forward.states(targets[part, None], branch(cache, parents[part]), keep=True)

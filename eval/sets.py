@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from configs.errors import DataError
 from eval.contamination import Inconsistency, Transfer, local_inconsistency, permutation_p, shard_test, transfer
 from eval.dataset_inference import dataset_inference
 from eval.effects import ALL, levels
@@ -106,7 +107,10 @@ def inferences(joined: pd.DataFrame, seed: int) -> Iterator[Row]:
             if min(len(suspect), len(held_out)) >= LEAST_GROUPS and suspect.shape[1]:
                 few = f"{len(suspect)} groups against {len(held_out)} held-out ones, half of each to learn from: few"
                 note = few if min(len(suspect), len(held_out)) < FEW_GROUPS else ""
-                p = dataset_inference(suspect, held_out, seed).p_value
+                try:
+                    p = dataset_inference(suspect, held_out, seed).p_value
+                except DataError as error:  # as where the half that is judged does not vary
+                    p, note = nan, str(error)
                 found = _point(p, len(suspect) + len(held_out))
                 yield _row("dataset_inference", "p", kind, item_set, str(arm), found, note)
 

@@ -1,9 +1,10 @@
 """The audit: is what the trainer consumed what the plan says, token for token? Its outcome is a certificate.
 
 The ledger has a digest of every row as it was handed to the forward pass. Every row of the training is made anew from corpus and
-plan, one occurrence at a time; where its digest is the recorded one, the two rows are equal in every token and label. What is true
-of the row made anew is then true of the row consumed: that its items are whole and at their place, that it differs from the row
-of the standard twin inside planned spans only, and that a scan for all items' tokens finds no other copy.
+plan, one occurrence at a time, and its labels are chosen anew by the loss's own function; where its digest is the recorded one, the
+two rows are equal in every token and label. What is true of the row made anew is then true of the row consumed: that its items are
+whole and at their place, that it differs from the row of the standard twin inside planned spans only, and that a scan for all
+items' tokens finds no other copy.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from configs.progress import progress
 from configs.tables import ASSIGNMENT, read_table
 from inject.certificate import LISTED, Certificate, Violation
 from inject.design import Shape
-from inject.deviations import CHUNK_TOKENS, Deviation, digests, explain
+from inject.deviations import CHUNK_TOKENS, Deviation, explain
 from inject.matching import Matcher
 from inject.occurrences import Expected, Occurrence, Planned, displaced, expected_rows, keeps_promises, require_columns
-from inject.stream import Stream
+from inject.stream import Stream, row_digests
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def audit(
 ) -> Certificate:
     """Compare steps [0, steps) of a model's ledger with corpus and plan.
 
-    stream: gives the rows before any insertion, in the order of training; its overlay is not used.
+    stream: gives the rows before any insertion, in the order of training, and the mask of their labels; its overlay is not used.
     plan: the plan of this model: for `standard` an empty one, for `without-x` the filtered one.
     texts: of all items, the held-out ones and those left out of the plan too: none of their tokens may stand elsewhere.
     ledger: the model's segments. What they say of later steps is not looked at: no checkpoint has seen it yet.
@@ -169,7 +170,8 @@ class _Auditor:
         batch = self.shape.global_batch
         g = (np.asarray([record.step for record in chunk])[:, None] * batch + np.arange(batch)).reshape(-1)
         expected = expected_rows(self.stream, self.planned, g, self.bounded)
-        made: list[bytes | None] = [*digests(expected.tokens)]
+        labels = self.stream.label_mask(expected.tokens, g)
+        made: list[bytes | None] = [*row_digests(expected.tokens, labels)]
         for i, (occurrence, wrong) in expected.faults.items():
             made[i] = None
             self._violate("plan", int(g[i]), occurrence, f"{occurrence}: {wrong}")
@@ -184,6 +186,7 @@ class _Auditor:
         self.certificate.rows += int(proven.sum())
         chosen = proven & consumed
         self.certificate.consumed_tokens += int(chosen.sum()) * self.shape.row_tokens
+        self.certificate.labels_left_out += labels[chosen].size - int(labels[chosen].sum())
         places = np.flatnonzero(chosen).tolist() if expected.occurrences else []
         self.scan.rows(
             expected.tokens if chosen.all() else expected.tokens[chosen],

@@ -17,7 +17,8 @@ class Violation:
     assigned), `ledger` (steps that are not recorded, or twice), `rows` (a step of more or fewer rows), `missing` (a row without its
     insertion), `moved` (a row whose insertion lies at another offset), `order` (a row, or a whole step, of another place in
     training), `differs` (any other row that is not the planned one), `changed` (a row that differs from its base beyond its planned
-    spans), `unplanned` (an item's tokens where no plan put them), `scan` (the scan itself missed copies that are there).
+    spans), `branch` (what a branch should share with its parent is not the parent's), `unplanned` (an item's tokens where no plan
+    put them), `scan` (the scan itself missed copies that are there).
     """
 
     kind: str
@@ -61,6 +62,7 @@ class Certificate:
     fingerprints: dict[str, Any] = field(default_factory=dict)  # of what was compared
     rows: int = 0  # handed to the forward pass exactly as corpus and plan say
     consumed_tokens: int = 0  # of these rows, in steps that were not skipped
+    labels_left_out: int = 0  # of the labels among these tokens (all but each row's first), those that the loss does not count
     planned: int = 0  # occurrences: the sum of the next four
     consumed: int = 0  # whole, at their place and step
     skipped: int = 0  # in rows of steps recorded as skipped: nothing was learned from them
@@ -109,6 +111,9 @@ def summary(certificate: Certificate) -> list[str]:
         f"  scan for {c.scanned_texts:,} texts: {c.found:,} planned, {c.contained.total:,} inside of other insertions, "
         f"{c.natural.total:,} natural in the corpus, of {c.natural_items:,} items ({c.natural_held_out_items:,} held out)",
     ]
+    if c.labels_left_out:
+        share = c.labels_left_out / c.consumed_tokens
+        lines.append(f"  labels left out of the loss: {c.labels_left_out:,} ({share:.2%} of the tokens)")
     if c.contained_held_out_items:
         count = f"{c.contained_held_out_items:,}"
         lines.append(f"  held-out items that stand inside of inserted ones, and so are no controls: {count} (see contained)")

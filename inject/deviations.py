@@ -15,6 +15,7 @@ import numpy as np
 from configs.progress import progress
 from inject.certificate import Violation
 from inject.design import Shape
+from inject.labels import every_label
 from inject.occurrences import Occurrence, Planned, expected_row, expected_rows
 from inject.stream import Stream, row_digests
 
@@ -31,9 +32,9 @@ class Deviation:
     recorded: bytes | None
 
 
-def digests(tokens: np.ndarray) -> list[bytes]:
-    """sha256 of rows (n, S + 1) of which every token but the first is a label, as the ledger has them."""
-    return row_digests(tokens, np.broadcast_to(True, (len(tokens), tokens.shape[1] - 1)))
+def digests(stream: Stream, tokens: np.ndarray, g: np.ndarray) -> list[bytes]:
+    """sha256 of rows `g` (n,) if they were `tokens` (n, S + 1), with the labels that would count then, as the ledger has them."""
+    return row_digests(tokens, stream.label_mask(tokens, g))
 
 
 def explain(
@@ -70,7 +71,8 @@ def _elsewhere(
     with progress("compare with every other row", "rows", shape.rows) as meter:
         for first in range(0, shape.rows, size):
             g = np.arange(first, min(first + size, shape.rows))
-            for row, digest in zip(g.tolist(), digests(expected_rows(stream, planned, g, bounded).tokens), strict=True):
+            made = digests(stream, expected_rows(stream, planned, g, bounded).tokens, g)
+            for row, digest in zip(g.tolist(), made, strict=True):
                 for deviation in wanted.get(digest, []):
                     if deviation not in found or abs(row - deviation.row) < abs(found[deviation] - deviation.row):
                         found[deviation] = row
@@ -86,12 +88,15 @@ def _explain_row(
     bounded: Collection[str],
     shape: Shape,
 ) -> Violation:
-    expected = expected_rows(stream, planned, np.asarray([deviation.row]), bounded)
+    g = np.asarray([deviation.row])
+    expected = expected_rows(stream, planned, g, bounded)
     occurrences = expected.occurrences.get(0, [])
     kind, what, which = "differs", "", None
     if deviation.recorded is None:
         kind, what = "missing", "the row is not among those recorded for its step"
-    elif occurrences and (changed := _changed(deviation.recorded, expected.base[0], occurrences)):
+    elif row_digests(expected.tokens, every_label(expected.tokens, g)) == [deviation.recorded]:
+        what = "its tokens are the planned ones, but no label is left out"
+    elif occurrences and (changed := _changed(deviation, stream, expected.base[0], occurrences)):
         kind, what, which = changed
     elif deviation in elsewhere:
         other = elsewhere[deviation]
@@ -105,15 +110,21 @@ def _explain_row(
     return Violation(kind, what, deviation.step, deviation.slot, deviation.row, item, copy)
 
 
-def _changed(recorded: bytes, base: np.ndarray, occurrences: Sequence[Occurrence]) -> tuple[str, str, Occurrence | None] | None:
+def _changed(
+    deviation: Deviation, stream: Stream, base: np.ndarray, occurrences: Sequence[Occurrence]
+) -> tuple[str, str, Occurrence | None] | None:
     """What was done to a row's occurrences, if its digest tells: (kind, in words, the occurrence or None for all of them)."""
-    if digests(base[None])[0] == recorded:
+
+    def recorded(row: np.ndarray) -> bool:
+        return digests(stream, row[None], np.asarray([deviation.row]))[0] == deviation.recorded
+
+    if recorded(base):
         return "missing", "the row is that of the corpus, without an insertion", None
     for i, occurrence in enumerate(occurrences):
         others = [*occurrences[:i], *occurrences[i + 1 :]]
-        if digests(expected_row(base, others)[None])[0] == recorded:
+        if recorded(expected_row(base, others)):
             return "missing", f"{occurrence} is not in its row", occurrence
         for offset in range(len(base) - occurrence.length + 1):
-            if digests(expected_row(base, [*others, replace(occurrence, offset=offset)])[None])[0] == recorded:
+            if recorded(expected_row(base, [*others, replace(occurrence, offset=offset)])):
                 return "moved", f"{occurrence} lies at token {offset}, planned at {occurrence.offset}", occurrence
     return None

@@ -57,6 +57,7 @@ class InspectedRow:
     slot: int
     base_row: int
     segments: list[Segment]
+    left_out: int = 0  # labels that the loss does not count
 
 
 def rows_of_step(
@@ -73,11 +74,12 @@ def rows_of_step(
         raise RecipeError(f"--row is {row}; step {step:,} has rows {first} to {last - 1}")
     require_columns(plan, PLAN.names, "the plan")
     g = np.arange(first, last) if row is None else np.asarray([row])
-    insertions = _insertions(plan, g)
-    return [
-        InspectedRow(number, number - first, base_row, list(_segments(tokens, insertions.get(number, []), stream, tokenizer)))
-        for number, base_row, tokens in zip(g.tolist(), stream.base_row(g).tolist(), stream.rows(g).tokens, strict=True)
-    ]
+    insertions, rows = _insertions(plan, g), stream.rows(g)
+    inspected = []
+    for number, base_row, tokens, labels in zip(g.tolist(), stream.base_row(g).tolist(), rows.tokens, rows.label_mask, strict=True):
+        segments = list(_segments(tokens, insertions.get(number, []), stream, tokenizer))
+        inspected.append(InspectedRow(number, number - first, base_row, segments, int((~labels).sum())))
+    return inspected
 
 
 def _insertions(plan: pa.Table, g: np.ndarray) -> dict[int, list[Insertion]]:
@@ -115,7 +117,8 @@ def render(rows: Sequence[InspectedRow], step: int) -> Group:
     colours = {item: COLOURS[number % len(COLOURS)] for number, item in enumerate(items)}
     parts = []
     for row in rows:
-        parts.append(Text(f"step {step:,}, slot {row.slot}, row {row.row:,} (base row {row.base_row:,})", style="bold"))
+        left_out = f", {row.left_out:,} labels left out" if row.left_out else ""
+        parts.append(Text(f"step {step:,}, slot {row.slot}, row {row.row:,} (base row {row.base_row:,}){left_out}", style="bold"))
         body, current = Text(), None
         for segment in row.segments:
             if segment.insertion != current:

@@ -1,6 +1,7 @@
 """The stream: `rows(g)` gives the tokens of training rows as a pure function of corpus, seed, sequence length and plan.
 
-Row g of epoch e = g // rows reads base row permutation(g mod rows) and lays over it the planned occurrences that fall in it.
+Row g of epoch e = g // rows reads base row permutation(g mod rows) and lays over it the planned occurrences that fall in it; which
+of its labels count is a function of the row that this makes (inject/labels.py).
 Ranks, micro-batches and restarts only choose which g to ask for.
 """
 
@@ -16,6 +17,7 @@ import pyarrow.compute as pc
 
 from configs.errors import DataError, RecipeError
 from inject.corpus import Corpus
+from inject.labels import LabelMask, every_label
 from inject.permutation import Permutation
 
 BLOCK = 2**13  # training rows whose base rows are computed at once
@@ -123,11 +125,19 @@ def _make_room(tokens: np.ndarray, slot: np.ndarray, offset: np.ndarray, room: n
 
 
 class Stream:
-    """Rows of a corpus in a keyed random order, with an overlay."""
+    """Rows of a corpus in a keyed random order, with an overlay, and the mask of their labels."""
 
-    def __init__(self, corpus: Corpus, seed: int, sequence_length: int, overlay: Overlay | None = None):
+    def __init__(
+        self,
+        corpus: Corpus,
+        seed: int,
+        sequence_length: int,
+        overlay: Overlay | None = None,
+        label_mask: LabelMask = every_label,
+    ):
         self.corpus, self.seed, self.sequence_length = corpus, seed, sequence_length
         self.overlay = overlay or Overlay.empty()
+        self.label_mask = label_mask
         self.base_rows = corpus.tokens // (sequence_length + 1)
         self._permutations: dict[int, Permutation] = {}
         self._block = (-1, np.zeros(0, np.int64))  # the base rows of the last block of training rows asked for
@@ -165,7 +175,7 @@ class Stream:
         self.overlay.apply(g, tokens)
         ends = tokens == self.corpus.end_of_text
         documents = np.cumsum(ends, axis=1) - ends  # an end-of-text belongs to the document it closes
-        return Rows(tokens, np.ones((len(g), self.sequence_length), bool), documents)
+        return Rows(tokens, self.label_mask(tokens, g), documents)
 
 
 def contexts_of_copies(stream: Stream, plan: pa.Table) -> dict[tuple[str, str], list[int]]:

@@ -7,11 +7,11 @@ from pathlib import Path
 from rich.console import Console
 
 from configs.errors import DataError, RecipeError
-from configs.layout import CheckpointInfo, file_fingerprint, write_json
-from configs.tables import read_table
-from inject.audit import audit
+from configs.layout import CheckpointInfo, RunLayout, file_fingerprint, write_json
+from inject.audit import audit, read_ledger
 from inject.certificate import Certificate, Violation, summary
 from inject.inspection import render, rows_of_step
+from slurm.branches import Branch
 from slurm.jobs import Experiment, read_record
 from slurm.planning import shape_of
 
@@ -34,7 +34,10 @@ def certify(experiment: Experiment, model: str) -> bool:
     certificate = _audit(experiment, model)
     path = experiment.run.model(model).certificate
     write_json(path, certificate.as_json())
-    print("\n".join(f"  {line}" for line in [*summary(certificate), f"  {path}"]), flush=True)
+    lines = summary(certificate)
+    if branch := experiment.branches.get(model):
+        lines += [f"  {line}" for line in (branch.told(), _computed_otherwise(experiment.run, branch)) if line]
+    print("\n".join(f"  {line}" for line in [*lines, f"  {path}"]), flush=True)
     return certificate.certified
 
 
@@ -48,7 +51,7 @@ def _audit(experiment: Experiment, model: str) -> Certificate:
     certificate = audit(
         experiment.base_stream(),  # the audit lays the plan over it by itself
         experiment.plan_of(model),
-        read_table(run.texts),
+        experiment.texts_of(model),
         layout.ledgers(),
         shape_of(experiment.recipe),
         model=model,
@@ -58,6 +61,9 @@ def _audit(experiment: Experiment, model: str) -> Certificate:
     )
     for what in _not_as_made(experiment, tables):
         certificate.violate(Violation("plan", what))
+    if model in experiment.branches:
+        for what in _not_shared(run, experiment.branches[model]):
+            certificate.violate(Violation("branch", what))
     if info.corpus != marks["corpus"]:
         certificate.violate(Violation("ledger", f"the checkpoint was trained of corpus {info.corpus[:12]}, not of the run's"))
     return certificate
@@ -67,6 +73,39 @@ def _not_as_made(experiment: Experiment, tables: dict[str, str]) -> list[str]:
     """Tables whose files are not those that the plan job wrote."""
     made = {Path(path).name: digest for path, digest in read_record(experiment.run.job("plan"))["outputs"].items()}
     return [f"{name} is not the file that was planned" for name, digest in tables.items() if made.get(name) != digest]
+
+
+def _not_shared(run: RunLayout, branch: Branch) -> list[str]:
+    """What of a branch is not its parent's before the step where they part, in ledger and weights; or no longer its placebo."""
+    own, parent = run.model(branch.name), run.model(branch.parent)
+    shared, theirs = ([r for r in read_ledger(each.ledgers()) if r.step < branch.step] for each in (own, parent))
+    weights = {CheckpointInfo.read(each.checkpoint(branch.step)).weights for each in (own, parent)}
+    found = []
+    if shared != theirs:
+        found.append(f"the ledger before step {branch.step:,} is not that of {branch.parent}, whose steps these are")
+    if weights != {branch.weights}:
+        found.append(f"the weights of step {branch.step:,} are not those of {branch.parent} that it branched off from")
+    if branch.placebo is not None and file_fingerprint(own.placebo) != branch.spans:
+        found.append(f"{own.placebo.name} is not the file that was made for it")
+    return found
+
+
+def _computed_otherwise(run: RunLayout, branch: Branch) -> str:
+    """In what a branch was computed otherwise than its parent, if in anything: then they differ by rounding, too."""
+    own, theirs = (
+        CheckpointInfo.read(each.checkpoint(each.checkpoints()[-1])).made_with
+        for each in (run.model(branch.name), run.model(branch.parent))
+    )
+    differing = [
+        f"{key} {own.get(key)} instead of {theirs.get(key)}"
+        for key in sorted(own.keys() | theirs.keys())
+        if own.get(key) != theirs.get(key)
+    ]
+    return (
+        f"it was computed otherwise ({', '.join(differing)}), so it differs from {branch.parent} by rounding, too"
+        if differing
+        else ""
+    )
 
 
 def inspect_run(root: Path, model: str, step: int, row: int | None = None) -> None:
@@ -91,6 +130,6 @@ def _model(experiment: Experiment, model: str) -> str:
 
 def _planned(experiment: Experiment, model: str) -> str:
     """A model that the run trains."""
-    if model not in experiment.recipe.train.models:
-        raise RecipeError(f"--model is {model!r}; the run has {', '.join(experiment.recipe.train.models)}")
+    if model not in experiment.models:
+        raise RecipeError(f"--model is {model!r}; the run has {', '.join(experiment.models)}")
     return model

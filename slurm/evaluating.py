@@ -12,7 +12,8 @@ import pandas as pd
 from configs.errors import RecipeError
 from configs.layout import write_json
 from configs.tables import EFFECTS, read_table, write_table
-from eval.effects import against_standard
+from eval.counterfactual import counterfactual
+from eval.effects import item_by_item
 from eval.evaluation import Evaluation, evaluate, score_checkpoints
 from eval.findings import findings
 from eval.harness import export_tasks, run_tasks
@@ -50,7 +51,7 @@ def score_share(experiment: Experiment, shard: tuple[int, int]) -> None:
     """Score a share of every model's checkpoints, without recording them as evaluated."""
     if experiment.recipe.models:
         raise RecipeError("--shard is for models that are trained here; of `models`, each is a job: imprint submit, or imprint job")
-    for model in experiment.recipe.train.models:
+    for model in experiment.models:
         evaluate_model(experiment, model, shard)
 
 
@@ -112,18 +113,37 @@ def _beyond_standard(experiment: Experiment, model: str, items: pd.DataFrame, as
     return [{"model": model, "step": step, **row} for row in pii_extractions(drawn[0], items, assignment, drawn[1])]
 
 
+def _against_branches(
+    experiment: Experiment, scores: dict[str, pd.DataFrame], items: pd.DataFrame, assignment: pd.DataFrame
+) -> list[dict[str, Any]]:
+    """Rows of the effects table: what models score above their branches, where items were removed told against placebos."""
+    branches = [branch for name, branch in experiment.branches.items() if name in scores]
+    rows = []
+    for branch in branches:
+        same = [b for b in branches if (b.parent, b.step, b.items) == (branch.parent, branch.step, branch.items)]
+        placebos = [scores[b.name] for b in same if b.placebo is not None] if branch.placebo is None else []
+        both, removed = (scores[branch.parent], scores[branch.name]), set(branch.items)
+        rows += counterfactual(branch.name, both, placebos, removed, branch.step, items, assignment)
+    return rows
+
+
 def report_run(experiment: Experiment) -> None:
     """Write the page about all models, and the findings about one of them."""
-    run, models = experiment.run, experiment.recipe.train.models
+    run, models = experiment.run, experiment.models
     model = "perturbed" if "perturbed" in models else models[0]
     items, assignment = (read_table(path).to_pandas() for path in (run.items, run.assignment))
     effects = [read_table(run.model(name).scores / "effects.parquet").to_pandas() for name in models]
-    if "standard" in models:
+    if "standard" in models or experiment.branches:
         scores = {name: read_table(run.model(name).scores / "scores.parquet").to_pandas() for name in models}
+        if rows := _against_branches(experiment, scores, items, assignment):
+            effects.append(pd.DataFrame(rows))
+    if "standard" in models:
         for name in models:
-            if name != "standard" and (rows := against_standard(scores[name], scores["standard"], items, assignment)):
+            if name != "standard" and (rows := item_by_item(scores[name], scores["standard"], items, assignment)):
                 effects.append(pd.DataFrame(rows))
         effects += [pd.DataFrame(_beyond_standard(experiment, name, items, assignment)) for name in models if name != "standard"]
     together = pd.concat(effects, ignore_index=True)
     write_table(run.root / "effects.parquet", together, EFFECTS)
-    write_report(run, experiment.recipe, findings(together, items, assignment, model, experiment.recipe.eval.primary))
+    found = findings(together, items, assignment, model, experiment.recipe.eval.primary)
+    branches = [branch.told() for name, branch in experiment.branches.items() if name in models]
+    write_report(run, experiment.recipe, found, branches=branches)

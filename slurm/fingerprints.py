@@ -6,7 +6,7 @@ settings.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,16 @@ from configs.errors import RecipeError
 from configs.layout import contents, fingerprint
 from configs.recipe import result_settings
 from configs.schema import Recipe
+from slurm.branches import Branch
 
-DECONTAMINATE_FORMAT, PLAN_FORMAT, TRAIN_FORMAT, AUDIT_FORMAT, EVAL_FORMAT, REPORT_FORMAT = 2, 2, 3, 2, 4, 4
+DECONTAMINATE_FORMAT, PLAN_FORMAT, TRAIN_FORMAT, AUDIT_FORMAT, EVAL_FORMAT, REPORT_FORMAT = 2, 2, 3, 3, 5, 4
 
 
 class Fingerprints:
-    """The fingerprints of a recipe's jobs."""
+    """The fingerprints of a recipe's jobs, and of those of the run's branches."""
 
-    def __init__(self, recipe: Recipe):
-        self.recipe = recipe
+    def __init__(self, recipe: Recipe, branches: Mapping[str, Branch]):
+        self.recipe, self.branches = recipe, branches
 
     @cached_property
     def corpus(self) -> str:
@@ -77,9 +78,13 @@ class Fingerprints:
         return [start, contents({"start": start})]
 
     def train(self, model: str) -> str:
+        if branch := self.branches.get(model):
+            return branch.fingerprint(self.train(branch.parent))
         recipe = self.recipe
         settings = result_settings(recipe.train)
         settings.pop("models")
+        if recipe.train.loss.kind == "full":  # which reads none of its other settings, and was all there was once
+            settings.pop("loss")
         seeds = [recipe.seed_for("order"), recipe.seed_for("init")]
         plan = self.plan if model != "standard" or recipe.train.checkpoints.exposures else None
         cleaned = self.decontaminate if recipe.decontaminate.policy == "documents" else None

@@ -24,13 +24,14 @@ from configs.lock import Lock
 from configs.recipe import differences, load_recipe, result_settings, save_recipe
 from configs.schema import Recipe
 from configs.tables import read_table
+from slurm.branches import Tables, read_branches, with_branches
 from slurm.fingerprints import Fingerprints
 from train.stop import Stop
 from train.world import World
 
 if TYPE_CHECKING:
     from inject.corpus import Corpus
-    from inject.stream import Stream
+    from inject.stream import Overlay, Stream
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,9 @@ class Experiment:
     """A recipe's jobs on one machine."""
 
     def __init__(self, recipe: Recipe, root: Path | None = None, stop: Stop | None = None):
-        self.recipe, self.fingerprints = recipe, Fingerprints(recipe)
-        self.run = RunLayout(root or recipe.folder)
+        self.recipe, self.run = recipe, RunLayout(root or recipe.folder)
+        self.branches = read_branches(self.run)
+        self.fingerprints = Fingerprints(recipe, self.branches)
         self.cache = Path(recipe.cache)
         self.stop = stop or Stop()
 
@@ -81,6 +83,11 @@ class Experiment:
                 raise RecipeError(f"{root} is a sweep; give one of its points, as {root / points[0]}, of {', '.join(points)}")
             raise RecipeError(f"{root} is not a run: it has no config.yaml; imprint run makes one, as runs/quickstart")
         return Experiment(load_recipe(root / "config.yaml"), root, stop)
+
+    @property
+    def models(self) -> list[str]:
+        """The models that are trained: the recipe's, and their branches."""
+        return with_branches(self.recipe.train.models, self.branches)
 
     @cached_property
     def world(self) -> World:
@@ -249,15 +256,30 @@ class Experiment:
 
         return Corpus(self.run.corpus)
 
-    def plan_of(self, model: str) -> pa.Table:
-        """The occurrences in a model's stream: all, none (standard), or all but those of one item set (without-SET)."""
+    def plan_of(self, model: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """The occurrences in a model's stream: all, none (standard), or all but those of one item set (without-SET); of a branch,
+        its parent's without some items, or with a placebo's spans.
+        """
         from slurm.planning import read_plan
 
-        return self._of_model(read_plan(self.run.plan), model)
+        if tables := self._branch(model):
+            return tables.plan(self.plan_of(tables.branch.parent, columns))
+        return self._of_model(read_plan(self.run.plan, columns), model)
+
+    def texts_of(self, model: str) -> pa.Table:
+        """The texts of all items, and of the spans that a model's stream holds besides."""
+        tables = self._branch(model)
+        return tables.texts(self.texts_of(tables.branch.parent)) if tables else read_table(self.run.texts)
 
     def assignment_of(self, model: str) -> pa.Table:
         """The items whose copies are in a model's stream, with their arms."""
+        if tables := self._branch(model):
+            return tables.assignment(self.assignment_of(tables.branch.parent))
         return self._of_model(read_table(self.run.assignment), model)
+
+    def _branch(self, model: str) -> Tables | None:
+        branch = self.branches.get(model)
+        return Tables(branch, self.run.model(model).placebo) if branch else None
 
     def _of_model(self, table: pa.Table, model: str) -> pa.Table:
         if model == "standard":
@@ -270,18 +292,22 @@ class Experiment:
 
     def base_stream(self) -> Stream:
         """The corpus in the order of training, with nothing inserted."""
-        from inject.stream import Stream
-
-        return Stream(self.corpus, self.recipe.seed_for("order"), self.recipe.train.sequence_length)
+        return self._stream()
 
     def stream(self, model: str) -> Stream:
         """The training stream of a model: the corpus with the model's plan laid over it."""
-        from inject.stream import Overlay, Stream
-        from slurm.planning import read_plan
+        from inject.stream import Overlay
 
-        plan = self._of_model(read_plan(self.run.plan, Overlay.COLUMNS), model)
-        overlay = Overlay.from_tables(plan, read_table(self.run.texts), self.corpus.end_of_text)
-        return Stream(self.corpus, self.recipe.seed_for("order"), self.recipe.train.sequence_length, overlay)
+        overlay = Overlay.from_tables(self.plan_of(model, Overlay.COLUMNS), self.texts_of(model), self.corpus.end_of_text)
+        return self._stream(overlay)
+
+    def _stream(self, overlay: Overlay | None = None) -> Stream:
+        from inject.labels import label_mask
+        from inject.stream import Stream
+
+        recipe, train = self.recipe, self.recipe.train
+        labels = label_mask(train.loss, recipe.seed_for("init"))
+        return Stream(self.corpus, recipe.seed_for("order"), train.sequence_length, overlay, labels)
 
     def findings(self) -> list[dict[str, Any]]:
         path = self.run.report / "findings.json"

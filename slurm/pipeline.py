@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def pipeline_jobs(experiment: Experiment) -> list[Job]:
     """All jobs of a recipe that trains, in an order in which they can be done."""
-    run, marks, models = experiment.run, experiment.fingerprints, experiment.recipe.train.models
+    run, marks, models = experiment.run, experiment.fingerprints, experiment.models
 
     def job(
         name: str, identity: str, outputs: list[Path], work: Callable[..., None], array: str, *needs: str, model: str = ""
@@ -36,7 +36,8 @@ def pipeline_jobs(experiment: Experiment) -> list[Job]:
     jobs.append(job("plan", marks.tables, planned, make_plan, "plan", jobs[-1].name))
     for model in models:
         last = run.model(model).checkpoint(experiment.recipe.train.steps) / "imprint.json"
-        jobs.append(job(f"train-{model}", marks.train(model), [last], train, f"train-{model}", "plan", model=model))
+        needs = ["plan", *([f"train-{branch.parent}"] if (branch := experiment.branches.get(model)) else [])]
+        jobs.append(job(f"train-{model}", marks.train(model), [last], train, f"train-{model}", *needs, model=model))
     for model in models:
         certificate = [run.model(model).certificate]
         jobs.append(job(f"audit-{model}", marks.audit(model), certificate, audit, f"eval-{model}", f"train-{model}", model=model))

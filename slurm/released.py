@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from configs.errors import DataError
 from configs.insert import ItemSet, RowSet, TrapSet
 from configs.layout import RunLayout, contents, file_fingerprint, fingerprint, read_json, write_json
+from configs.progress import progress
 from configs.recipe import result_settings
 from inject.models import Reference, Released, alike, examine, fetch, references, released, signature, weight_files
 from slurm.fingerprints import EVAL_FORMAT, REPORT_FORMAT
@@ -250,7 +251,8 @@ class Scoring:
         evaluation = Evaluation(passes)
         weights = fingerprint([row["weights"], file_fingerprint(folder / "config.json")])
         checkpoint = Checkpoint(folder, model.model, model.step or 0, weights)
-        evaluation.score(checkpoint, own.scores, last=self._last(model))
+        with progress(f"score {model.title()}", "texts", len(passes.texts)) as meter:
+            evaluation.score(checkpoint, own.scores, self._last(model), meter.advance)
         seen = copies_of_texts(items.to_pylist(), assignment.to_pylist(), passes.texts)
         evaluation.summarize(own, lambda step: seen, self.recipe.seed_for("assignment"))
         if self._last(model) and self.recipe.eval.extraction:

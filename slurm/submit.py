@@ -150,7 +150,7 @@ def find_work(experiments: list[Experiment], config: Path, arguments: list[str],
             raise
         unseen = str(error)
         for experiment in experiments:
-            experiment.fingerprints = Unseen(experiment.recipe)
+            experiment.fingerprints = Unseen(experiment.recipe, experiment.branches)
         jobs = [experiment.jobs() for experiment in experiments]
     points = [experiment.recipe.point for experiment in experiments]
     states: dict[tuple[str, str], State] = {

@@ -31,12 +31,17 @@ def _train(experiment: Experiment, model: str, world: World) -> None:
     from inject.hub import pinned_model
     from inject.stream import check_length
     from slurm.planning import read_plan
+    from train.branch import branch_off
     from train.loop import Trajectory, train
     from train.milestones import exposure_windows
 
     recipe, corpus, marks = experiment.recipe, experiment.corpus, experiment.fingerprints
     check_length(corpus, recipe.train.sequence_length, recipe.train.steps, recipe.train.global_batch, recipe.corpus.epochs)
     plan = read_plan(experiment.run.plan, ["row", "item_id"])
+    layout, branch = experiment.run.model(model), experiment.branches.get(model)
+    if branch and world.leads:
+        with Lock(layout.root, patient=world.scheduled):
+            branch_off(experiment.run.model(branch.parent), layout, branch.step, marks.train(model))
     pinned = recipe.model.start and pinned_model(recipe.model.start)  # a branch may move while it is read
     trajectory = Trajectory(
         model,
@@ -49,8 +54,9 @@ def _train(experiment: Experiment, model: str, world: World) -> None:
         corpus=corpus.meta["fingerprint"],
         plan=marks.plan if model != "standard" else "",
         config=marks.train(model),
+        branched=branch.step if branch else 0,
     )
-    train(trajectory, experiment.run.model(model), experiment.cache, world, experiment.stop)
+    train(trajectory, layout, experiment.cache, world, experiment.stop)
 
 
 def refuse_impossible(recipe: Recipe, world: World) -> None:

@@ -239,9 +239,11 @@ def test_other_seeds_for_another_model_of_a_trained_run_are_refused(workspace: P
 
 def test_measuring_less_and_then_all_is_possible(workspace: Path) -> None:
     assert imprint(workspace, "run", "eval.extraction=false", "eval.exposure=false", "eval.testset=false") == 0
+    fewer = set(pq.read_table(root(workspace) / "perturbed/scores/scores.parquet")["metric"].to_pylist())
+    assert fewer == {"loss", "zlib", "min_k", "min_k_plus_plus", "secret_loss"}
     assert imprint(workspace, "run") == 0
     metrics = set(pq.read_table(root(workspace) / "perturbed/scores/scores.parquet")["metric"].to_pylist())
-    assert metrics == {"log_prob", "extracted", "loss", "zlib", "min_k", "correct", "exposure"}
+    assert metrics >= {"log_prob", "extracted", "loss", "zlib", "min_k", "min_k_plus_plus", "correct", "exposure", "bleu"}
 
 
 def test_an_empty_corpus_leaves_nothing_behind(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

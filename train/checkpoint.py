@@ -217,7 +217,7 @@ def newest_state(layout: ModelLayout) -> Path | None:
     stays. Where nothing is whole, training starts again: its steps are the same ones, so it passes by the checkpoints that are
     there, and goes on behind them.
     """
-    resumable = [path for path in _folders(layout.checkpoint(0).parent) if _resumable(path)]
+    resumable = [path for path in _folders(layout.checkpoint(0).parent) if is_resumable(path)]
     found = sorted([*_folders(layout.states), *resumable], key=lambda path: (path.name, path.parent == layout.states), reverse=True)
     for folder in found:
         fault = _fault(folder)
@@ -289,7 +289,8 @@ def _parameters(folder: Path) -> dict[str, Tensor]:
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
-def _resumable(checkpoint: Path) -> bool:
+def is_resumable(checkpoint: Path) -> bool:
+    """Whether a kept checkpoint holds the optimizer's state, too."""
     try:
         return MOMENTS in CheckpointInfo.read(checkpoint).files
     except (DataError, OSError):

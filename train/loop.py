@@ -48,6 +48,7 @@ class Trajectory:
     corpus: str  # fingerprints
     plan: str
     config: str
+    branched: int = 0  # the step at which it left its parent's trajectory: it has no checkpoints of its own before
 
 
 def train(trajectory: Trajectory, layout: ModelLayout, cache: Path, world: World, stop: Stop) -> None:
@@ -131,7 +132,9 @@ class Training:
             how = f"{execution.precision}, {settings.strategy}{devices}, {execution.threads} thread(s)"
             print(f"  {trajectory.name}: {how}" + (f", from step {self.first:,}" if self.first else ""))
             lines = [
-                started(trajectory.model, bool(moments)) if state is None else missing(layout, self.milestones, self.first),
+                started(trajectory.model, bool(moments))
+                if state is None
+                else missing(layout, self.milestones, trajectory.branched, self.first),
                 peak.told if peak.flops or fabric.device.type == "cuda" else "",
                 told(settings, len(self.held_out)),
             ]
@@ -232,10 +235,10 @@ def started(model: Model, averages: bool) -> str:
     return f"starts from {model.start}, which holds no averages of an optimizer: AdamW's begin at zero"
 
 
-def missing(layout: ModelLayout, milestones: Milestones, first: int) -> str:
-    """Which checkpoints that were left before step `first` are not there any more, if any."""
+def missing(layout: ModelLayout, milestones: Milestones, branched: int, first: int) -> str:
+    """Which checkpoints that were left from step `branched` to step `first` are not there any more, if any."""
     there = set(layout.checkpoints())
-    gone = [step for step in milestones.kept if step <= first and step not in there]
+    gone = [step for step in milestones.kept if branched <= step <= first and step not in there]
     if not gone:
         return ""
     return (

@@ -44,7 +44,7 @@ def refusal(path, *overrides) -> str:
 # ------------------------------------------------------------------------------------------------ the files that ship
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted([*CONFIGS.glob("*.yaml"), *CONFIGS.glob("experiments/*.yaml")]), ids=lambda path: path.name)
 def test_every_shipped_recipe_loads_and_is_called_as_its_file(path):
     assert load_recipe(path).name == path.stem
 

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 
+import configs.schema
 from configs.errors import RecipeError
 from configs.recipe import load_recipe, save_recipe
 from configs.schema import Recipe
 from configs.sweep import load_points
 
+CONFIGS = Path(configs.schema.__file__).parent
 RECIPE = """
 name: small
 insert:
@@ -44,6 +46,11 @@ def refusal(path: Path, *overrides: str) -> str:
 
 
 # ------------------------------------------------------------------------------------------------ which points
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("experiments/*.yaml")), ids=lambda path: path.name)
+def test_every_point_of_the_experiments_that_ship_is_possible(path):
+    assert load_points(path)
 
 
 def test_a_recipe_without_a_sweep_gives_itself(sweep):

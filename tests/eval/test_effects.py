@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from eval.effects import against_standard, blind_effects, effects
+from eval.effects import blind_effects, effects, item_by_item
 
 COPIES = {"held-out": 0, "2x": 2, "3x": 3, "early": 3, "3x even": 3, "3x massed": 3}
 
@@ -260,7 +260,7 @@ def test_what_is_above_the_standard_model_is_told_item_by_item() -> None:
     standard = own.assign(model="standard", value=[-3.0, -5.0, -5.0])
     items = pd.DataFrame({"item_id": list("abc"), "kind": "fact"})
     assignment = pd.DataFrame({"item_id": list("abc"), "group": list("abc"), "arm": ["4x", "4x", "held-out"]})
-    rows = {(row["kind"], row["arm"]): row for row in against_standard(own, standard, items, assignment)}
+    rows = {(row["kind"], row["arm"]): row for row in item_by_item(own, standard, items, assignment)}
     assert rows["all", "4x"]["value"] == pytest.approx(2.5)
     assert rows["fact", "held-out"]["value"] == 0.0
 

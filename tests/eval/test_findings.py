@@ -154,8 +154,52 @@ def test_forgetting_is_claimed_where_the_window_ends_earlier_in_every_item_set_c
 
 
 def test_arms_are_told_apart_by_what_they_are_crossed_with() -> None:
-    (finding,) = told([{"contrast": "minus 16x even", "kind": "all", "arm": "16x massed", "low": 1.0, "high": 2.0}])
+    cells: list[Cell] = [("quiz", arm, 16, 1.0, []) for arm in ("16x even", "16x massed")]
+    (finding,) = told([{"contrast": "minus 16x even", "kind": "all", "arm": "16x massed", "low": 1.0, "high": 2.0}], cells)
     assert finding["name"] == "arm 16x massed differs from 16x even (difference of their gains)"
+
+
+@pytest.mark.parametrize(("low", "high", "expected"), [(0.1, 0.2, "yes"), (-0.1, 0.2, "not decidable"), (-0.2, -0.1, "no")])
+def test_a_branch_is_told_beyond_its_placebos_and_is_no_arm(low: float, high: float, expected: str) -> None:
+    rows = [("minus b", "all"), ("minus b", "64x"), ("minus b, other items", "all"), ("minus b, beyond placebo", "64x")]
+    effects = [{"contrast": contrast, "kind": "all", "arm": arm, "low": 1.0, "high": 2.0} for contrast, arm in rows]
+    beyond = {"contrast": "minus b, beyond placebo", "kind": "all", "low": low, "high": high, "note": "2 placebos"}
+    (finding,) = told([*effects, beyond])
+    assert (finding["key"], finding["verdict"], finding["note"]) == ("counterfactual/b", expected, "2 placebos")
+
+
+# ------------------------------------------------------------------------------------------------ forgetting
+
+
+@pytest.mark.parametrize(("low", "high", "expected"), [(0.1, 0.2, "yes"), (-0.1, 0.2, "not decidable"), (-0.2, -0.1, "no")])
+def test_what_decays_is_forgotten(low: float, high: float, expected: str) -> None:
+    (finding,) = told([{"metric": "decay_constant", "contrast": "fit", "kind": "all", "arm": "early", "low": low, "high": high}])
+    assert finding["key"] == "forgetting/early"
+    assert finding["name"] == "what arm early gained is forgotten: its decay constant is above 0"
+    assert finding["verdict"] == expected
+
+
+def test_an_arm_that_gained_nothing_is_no_case_of_forgetting_and_says_why() -> None:
+    unknown = {
+        "value": float("nan"),
+        "low": float("-inf"),
+        "high": float("inf"),
+        "note": "the gain is not distinguishable from zero",
+    }
+    (finding,) = told([{"metric": "decay_constant", "contrast": "fit", "kind": "all", "arm": "1x", **unknown}])
+    assert (finding["value"], finding["verdict"], finding["note"]) == (None, "not decidable", unknown["note"])
+
+
+def test_arms_that_forget_come_in_the_order_in_which_people_count() -> None:
+    decay = {"metric": "decay_constant", "contrast": "fit", "kind": "all", "low": 0.1, "high": 0.2}
+    assert [f["arm"] for f in told([{**decay, "arm": arm} for arm in ("16x", "1x", "8x")])] == ["1x", "8x", "16x"]
+
+
+@pytest.mark.parametrize(("low", "high", "expected"), [(1.0, 2.0, "yes"), (-1.0, 2.0, "not decidable"), (-2.0, -1.0, "no")])
+def test_later_windows_end_above_unless_the_learning_rate_hides_it(low: float, high: float, expected: str) -> None:
+    effect = {"metric": "window_effect/32x", "contrast": "last minus first", "kind": "all", "low": low, "high": high}
+    (finding,) = told([{**effect, "note": "recency is confounded"}, {**effect, "contrast": "trend"}, {**effect, "kind": "pii"}])
+    assert (finding["key"], finding["verdict"], finding["note"]) == ("windows/32x", expected, "recency is confounded")
 
 
 # ------------------------------------------------------------------------------------------------ chance

@@ -58,6 +58,18 @@ def test_a_true_positive_rate_says_where_it_is_not_resolved() -> None:
     assert table.notes == ["too few"]
 
 
+def test_a_note_about_some_arms_names_them() -> None:
+    noted = [share("extracted", arm, 0.5, note=note) for arm, note in (("1x", "few"), ("4x", "few"), ("held-out", "none"))]
+    assert tables(*noted)["extraction"].notes == ["none (held-out)", "few (1x, 4x)"]
+
+
+def test_of_a_curve_since_the_last_exposure_its_end_is_shown() -> None:
+    left = {"metric": "retainability", "kind": "all", "low": float("nan"), "high": float("nan")}
+    cells = [("1x", "after 90 steps", 9, 0.3), ("4x", "after 92 steps", 9, 0.5), ("4x", "after 2 steps", 5, 0.9)]
+    [row] = tables(*({**left, "arm": a, "contrast": c, "step": s, "value": v} for a, c, s, v in cells))["forgetting"].rows
+    assert (row.name, [cell.value for cell in row.cells if cell]) == ("retainability, at the end", [0.3, 0.5])
+
+
 def test_what_is_of_all_arms_together_has_one_cell() -> None:
     auc = {"metric": "loss", "contrast": "auc", "arm": "1x", "value": 0.7}
     table = tables(auc, {**auc, "metric": "bag_of_words", "arm": "all", "value": 0.5})["membership"]

@@ -9,6 +9,7 @@ from configs.errors import DataError
 from configs.schema import Model
 from eval.decoding import continue_prompts
 from eval.extraction import extracted
+from eval.forward import Forward
 from eval.scoring import score_continuations, score_tokens, score_trie, token_statistics
 from train.model import build_model
 
@@ -118,6 +119,23 @@ def test_an_architecture_that_caps_its_logits_is_scored_with_them_capped() -> No
     text = [4, 9, 1, 30]
     ((_, scores),) = score_tokens(capped, [text], [[EOT]], 100)
     np.testing.assert_allclose(scores.log_prob, reference(capped, [EOT, *text]), atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["gpt_neox", "gptj", "gemma2"])  # gptj's head has a bias, gemma2's logits are capped
+def test_logits_made_in_parts_are_those_made_at_once(architecture: str) -> None:
+    options = {"gptj": {"rotary_dim": 16}, "gemma2": {"head_dim": 16}}.get(architecture, {})
+    settings = Model(architecture=architecture, layers=1, width=32, heads=2, options=options)
+    built = build_model(settings, vocabulary=50, sequence_length=48, end_of_text=EOT, seed=3).eval()
+    forward = Forward(built)
+    forward.made_at_once, forward.part = 8, 3
+    with torch.inference_mode():
+        if forward.linear and (bias := built.get_output_embeddings().bias) is not None:
+            bias.copy_(torch.arange(50))
+        states = forward.states(torch.arange(21)[None])[0][0]
+        made = {(part.start, part.stop): logits.clone() for part, logits in forward.logits_in_parts(states)}
+        whole = forward.logits(states)
+    assert list(made) == [(0, 3), (3, 6), (6, 8), (8, 11), (11, 14), (14, 16), (16, 19), (19, 21)]
+    torch.testing.assert_close(torch.cat(list(made.values())), whole)
 
 
 def test_in_bf16_a_score_depends_little_on_the_batch(model: PreTrainedModel, texts: list[list[int]]) -> None:

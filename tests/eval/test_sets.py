@@ -10,7 +10,7 @@ import pytest
 
 from eval.dataset_inference import dataset_inference
 from eval.effects import effects
-from eval.sets import pii_extractions, set_effects
+from eval.sets import inferences, pii_extractions, set_effects
 from eval.statistics import difference, proportion
 
 HELD_OUT, COPIED = "held-out", "8x"
@@ -284,3 +284,24 @@ def test_what_the_standard_model_draws_too_does_not_count() -> None:
 def test_where_nothing_of_the_shape_is_drawn_there_is_no_precision_and_without_samples_nothing() -> None:
     assert {row["metric"] for row in pii_extractions(["nothing"], *people())} == {"pii_recall"}
     assert list(pii_extractions([], *people())) == []
+
+
+def test_dataset_inference_that_has_nothing_to_compare_says_so_and_stops_nothing() -> None:
+    cells = [(f"{side}{n}", arm, 1.0 if n < 2 else 2.0) for side, arm in (("m", "1x"), ("h", "held-out")) for n in range(4)]
+    rows = [
+        {
+            "metric": "loss",
+            "kind": "a",
+            "item_set": "a",
+            "stratum": "a",
+            "arm": arm,
+            "group": item,
+            "item_id": item,
+            "probe_id": "t",
+        }
+        | {"value": value, "text_exposures": int(arm == "1x"), "step": 1}
+        for item, arm, value in cells
+    ]
+    for seed in range(8):
+        [row] = inferences(pd.DataFrame(rows), seed)
+        assert 0 <= row["value"] <= 1 or row["note"]

@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 
 from configs.errors import DataError
 from configs.layout import ModelLayout
+from configs.schema import Loss
 from configs.tables import ASSIGNMENT, LEDGER, PLAN, TEXTS, read_table, write_table
 from inject import audit as audit_module
 from inject import deviations as deviations_module
 from inject.audit import audit, place_of
 from inject.design import Shape
+from inject.labels import label_mask
 from inject.occurrences import Occurrence
 from inject.stream import Overlay, Stream, row_digests
 from train.ledger import Ledger
@@ -74,7 +76,7 @@ class Training:
         """The tokens of a step as the trainer has them."""
         plan = plan_table(self.occurrences)
         overlay = Overlay.from_tables(plan, self.texts, self.stream.corpus.end_of_text)
-        stream = Stream(self.stream.corpus, SEED, S, overlay)
+        stream = Stream(self.stream.corpus, SEED, S, overlay, self.stream.label_mask)
         return stream.rows(np.arange(step * BATCH, (step + 1) * BATCH))
 
     def record(self, *, rows=None, digests=None, steps=range(STEPS), every=6):
@@ -220,6 +222,41 @@ def test_a_token_that_was_no_label_is_caught(training, monkeypatch):
 
     monkeypatch.setattr(training, "rows", forgetful)
     assert violations(training.record().audit()) == [("differs", 5, 1)]
+
+
+@pytest.mark.parametrize("loss", [Loss("goldfish", 3, 5), Loss("random", 3)], ids=lambda loss: loss.kind)
+class TestALossThatLeavesLabelsOut:
+    def test_a_faithful_training_is_certified_and_what_was_left_out_is_counted(self, training, loss):
+        training.stream = Stream(training.stream.corpus, SEED, S, label_mask=label_mask(loss, 1))
+        training.skipped = (3,)
+        certificate = training.record().audit()
+        assert certificate.certified
+        consumed = [step for step in range(STEPS) if step != 3]
+        assert certificate.labels_left_out == sum(int((~training.rows(step).label_mask).sum()) for step in consumed)
+        assert certificate.labels_left_out / (len(consumed) * BATCH * S) == pytest.approx(1 / 3, abs=0.05)
+
+    def test_a_training_that_left_out_nothing_is_told(self, training, loss):
+        training.record()
+        training.stream = Stream(training.stream.corpus, SEED, S, label_mask=label_mask(loss, 1))
+        certificate = training.audit()
+        assert violations(certificate) == [("differs", *divmod(row, BATCH)) for row in range(SHAPE.rows)]
+        assert "no label is left out" in certificate.violations.listed[0]["what"]
+
+    def test_a_training_that_left_out_others_is_told(self, training, loss):
+        training.stream = Stream(training.stream.corpus, SEED, S, label_mask=label_mask(loss, 1))
+        training.record()
+        training.stream = Stream(training.stream.corpus, SEED, S, label_mask=label_mask(replace(loss, k=4), 1))
+        certificate = training.audit()
+        assert violations(certificate) == [("differs", *divmod(row, BATCH)) for row in range(SHAPE.rows)]
+        assert "its tokens or labels are not the planned ones" in certificate.violations.listed[0]["what"]
+
+    def test_what_was_done_to_a_row_is_found_out_all_the_same(self, training, loss):
+        """Missing insertions, moved ones and repeated steps bring the labels of the rows that they make."""
+        training.stream = Stream(training.stream.corpus, SEED, S, label_mask=label_mask(loss, 1))
+        planned = training.occurrences
+        training.occurrences = [planned[0] | {"offset": 7}, *planned[2:]]
+        certificate = training.record(steps=[*range(6), 5, *range(7, STEPS)]).audit(planned)
+        assert violations(certificate) == [("moved", 2, 2), ("order", 6, None), ("missing", 10, 0)]
 
 
 def test_a_row_without_its_insertion_is_named_with_its_item(training):

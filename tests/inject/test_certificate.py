@@ -48,6 +48,13 @@ def test_the_summary_tells_the_verdict_and_the_numbers():
     assert lines[-1].endswith("recorded as not consumed: 3")
 
 
+def test_the_summary_tells_of_labels_left_out_where_there_are_some():
+    certificate = Certificate("perturbed", 10, 10, rows=40, consumed_tokens=4000, labels_left_out=1000)
+    assert "  labels left out of the loss: 1,000 (25.00% of the tokens)" in summary(certificate)
+    certificate.labels_left_out = 0
+    assert not any("left out" in line for line in summary(certificate))
+
+
 def test_the_summary_names_where_each_violation_is():
     certificate = Certificate("standard", 10, 10)
     certificate.violate(Violation("differs", "its tokens are others", 1234, 1, 4937))

@@ -1,4 +1,5 @@
 import io
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +11,7 @@ from configs.errors import DataError, RecipeError
 from configs.tables import PLAN, TEXTS
 from inject.design import Shape
 from inject.inspection import render, rows_of_step
+from inject.labels import goldfish_labels
 from inject.stream import Overlay, Stream
 from inject.tokenizer import encode
 
@@ -130,6 +132,15 @@ def test_insertions_stand_out_without_colours(stream, plan):
     assert f"⟦code copy 1/2 only overwrite @3: <|endoftext|>{CODE}<|endoftext|>⟧" in shown.replace("\n", "")
     assert shown.count("⟦") == shown.count("⟧") == 2
     assert "\x1b" not in shown
+
+
+def test_labels_that_the_loss_leaves_out_are_counted(stream, plan):
+    goldfish = partial(goldfish_labels, k=3, context=2)
+    rows = inspect(Stream(stream.corpus, 7, S, stream.overlay, goldfish), plan, 2)
+    left_out = (~goldfish(stream.rows(np.arange(8, 12)).tokens, np.arange(8, 12))).sum(axis=1).tolist()
+    assert [row.left_out for row in rows] == left_out
+    assert f"(base row {rows[1].base_row:,}), {left_out[1]} labels left out\n" in printed(rows, 2, terminal=False)
+    assert "left out" not in printed(inspect(stream, plan, 2), 2, terminal=False)
 
 
 def test_insertions_are_coloured_by_item(stream, plan):

@@ -122,7 +122,7 @@ class Subject:
     """A model of random weights, and texts for it, all drawn from one seed."""
 
     def __init__(self, shape: Model, vocabulary: int, sizes: Sizes) -> None:
-        self.model: PreTrainedModel = build_model(shape, vocabulary, 512, end_of_text=0, seed=1).eval()
+        self.model: PreTrainedModel = build_model(shape, vocabulary, 1024, end_of_text=0, seed=1).eval()
         self.model.get_output_embeddings().weight.data *= SHARPER
         self.model.generation_config.eos_token_id = None  # generation ends where it is told to
         self.draw, self.vocabulary, self.sizes = np.random.default_rng(0), vocabulary, sizes
@@ -157,10 +157,10 @@ def scored(model: PreTrainedModel, texts: Rows, context: Sequence[int]) -> list[
 # ------------------------------------------------------------------------------------------------ the comparisons
 
 
-def extraction(subject: Subject, documents: int) -> Comparison:
+def extraction(subject: Subject, documents: int, generated: int | None = None) -> Comparison:
     """Verbatim extraction with 25, 50, 75 and 100% of a document's first half as the prompt: how many of the tokens up to the
     document's end are emitted as they are in it? One teacher-forced pass; or a greedy generation, of all documents at once, from
-    each of the four prompts.
+    each of the four prompts, up to the document's end or, as Hubble's tasks, of `generated` tokens whatever the document.
     """
     model, whole, half = subject.model, subject.sizes.document_tokens, subject.sizes.document_tokens // 2
     prompts = [half // 4, half // 2, 3 * half // 4, half]
@@ -179,12 +179,13 @@ def extraction(subject: Subject, documents: int) -> Comparison:
         emitted = []
         for prompt in prompts:
             ids = torch.from_numpy(texts[:, :prompt])
-            settings = GenerationConfig(max_new_tokens=whole - prompt, do_sample=False, use_cache=True, pad_token_id=0)
-            made = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)[:, prompt:].numpy()
+            settings = GenerationConfig(max_new_tokens=generated or whole - prompt, do_sample=False, use_cache=True, pad_token_id=0)
+            made = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)[:, prompt:whole].numpy()
             emitted.append(np.cumprod(made == texts[:, prompt:], axis=1).sum(axis=1))
         return np.array(emitted).T
 
-    return Comparison(f"extraction, 4 prompts; {documents} generated at once", 20, ours, theirs)
+    length = f", {generated} tokens each" if generated else ""
+    return Comparison(f"extraction, 4 prompts; {documents} generated at once{length}", 20, ours, theirs)
 
 
 KS, PLUS_PLUS_KS = (0.1, 0.2, 0.3), (0.2, 0.3)
@@ -198,7 +199,7 @@ def membership(subject: Subject, texts: int) -> Comparison:
     rows, lowered_rows = [[0, *each] for each in tokens], [[0, *each] for each in lowered]
 
     def ours() -> np.ndarray:
-        own, lower = scored(model, tokens, [0]), scored(model, lowered, [0])
+        own, [lower] = scored(model, tokens, [0]), score_continuations(model, [[0]], [lowered], BATCH_TOKENS)
         return np.array(
             [
                 [
@@ -206,7 +207,7 @@ def membership(subject: Subject, texts: int) -> Comparison:
                     zlib_ratio(one.log_prob, text),
                     *(min_k(one.log_prob, k) for k in KS),
                     *(min_k_plus_plus(one.log_prob, one.mean, one.deviation, k) for k in PLUS_PLUS_KS),
-                    lowercase_ratio(one.log_prob, loss(other.log_prob)),
+                    lowercase_ratio(one.log_prob, loss(other)),
                 ]
                 for text, one, other in zip(written, own, lower, strict=True)
             ]
@@ -300,6 +301,8 @@ COMPARED: dict[str, list[tuple[Callable[[Subject], Comparison], str, int]]] = { 
         (lambda subject: extraction(subject, documents=16), REFERENCE, 4096),
         (lambda subject: extraction(subject, documents=4), REFERENCE, 50_304),
         (lambda subject: extraction(subject, documents=16), REFERENCE, 50_304),
+        (lambda subject: extraction(subject, documents=16, generated=500), REFERENCE, 4096),
+        (lambda subject: extraction(subject, documents=16, generated=500), REFERENCE, 50_304),
     ],
     "membership": [
         (lambda subject: membership(subject, texts=64), REFERENCE, 4096),

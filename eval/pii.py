@@ -56,13 +56,15 @@ def prefix_match(answer: str, target: str) -> bool:
 def token_f1(answer: str, target: str) -> float:
     """The harmonic mean of precision and recall of the answer's words, as a bag (SQuAD: Rajpurkar et al. 2016, arXiv:1606.05250).
 
-    Words are SQuAD's: in lower case, without ASCII punctuation, then without a, an and the, parted by blanks. `DataError` for a
-    target without any.
+    Words are SQuAD's: in lower case, without ASCII punctuation, then without a, an and the, parted by blanks; but where the target
+    is nothing but these, as the letter A of a choice, they count. `DataError` for a target without any word.
 
     >>> round(token_f1("the 12 Oak Street", "12 Elm Street."), 4)
     0.6667
     """
-    found, wanted = Counter(_words(answer).split()), Counter(_target(_words(target), target).split())
+    articles = not _words(target)
+    wanted = Counter(_target(_words(target, articles), target).split())
+    found = Counter(_words(answer, articles).split())
     return 2 * (found & wanted).total() / (found.total() + wanted.total())
 
 
@@ -70,9 +72,9 @@ def _plain(text: str) -> str:
     return " ".join(text.casefold().split()).strip(" .,;:!?\"'")
 
 
-def _words(text: str) -> str:
+def _words(text: str, articles: bool = False) -> str:
     bare = text.lower().translate(str.maketrans("", "", string.punctuation))
-    return re.sub(r"\b(a|an|the)\b", " ", bare).strip()
+    return bare.strip() if articles else re.sub(r"\b(a|an|the)\b", " ", bare).strip()
 
 
 def _target(compared: str, target: str) -> str:

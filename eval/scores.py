@@ -200,7 +200,7 @@ def decoded_scores(rows: Iterable[Row], scored: ScoredItems) -> Iterator[dict[st
             continue
         for name, near in APPROXIMATE.items():
             yield _score(row, row["probe_id"], name, near(row["decoded"], row["target"]))
-        if re.search(r"\w", probe["target"]):
+        if re.search(r"[^\W_]", probe["target"]):
             for name, matches in ANSWERS.items():
                 yield _score(row, row["probe_id"], name, float(matches(answer, probe["target"].strip())))
 

@@ -97,11 +97,6 @@ def test_a_target_of_nothing_is_refused(metric, target):
         metric("", target)
 
 
-def test_f1_refuses_a_target_of_articles_alone():
-    with pytest.raises(DataError, match="nothing to compare"):
-        token_f1("the", "The")
-
-
 # ------------------------------------------------------------------------------------------------ choices
 
 
@@ -259,3 +254,9 @@ def test_the_rank_is_that_of_exposure(log_probs, data):
 def test_inference_needs_the_same_items_and_candidates(model, baseline, true, fault):
     with pytest.raises(DataError, match=fault):
         inference(model, baseline, true)
+
+
+def test_a_letter_that_is_an_article_counts_where_it_is_the_answer():
+    assert token_f1("A", "A") == 1.0
+    assert token_f1("B", "A") == 0.0
+    assert token_f1("a B", "A") == pytest.approx(2 / 3)

@@ -35,7 +35,12 @@ from eval.charts import (
 from eval.effects import ALL
 from eval.measures import LATER, discoverable_shares
 
-ROC_ATTACKS = ["loss", "zlib", "min_k", "min_k_plus_plus"]  # whose curves can be told apart
+ROC_ATTACKS = {
+    "loss": [1, 0],
+    "zlib": [6, 3],
+    "min_k": [2, 2],
+    "min_k_plus_plus": [8, 2, 2, 2],
+}  # whose curves are drawn, by dashes
 
 
 @dataclass(frozen=True)
@@ -223,7 +228,8 @@ def roc(measured: Measured) -> Chart | None:
     y = alt.Y("tpr:Q", title="True positive rate", scale=scale, axis=axis)
     guessing = alt.Chart(pd.DataFrame({"fpr": [low, 1], "tpr": [low, 1]})).encode(x, y)
     colour = alt.Color("arm:N", scale=arm_scale(measured.arms, arms), legend=legend("Members"))
-    dashes = alt.Scale(domain=ROC_ATTACKS, range=[[1, 0], [6, 3], [2, 2], [8, 2, 2, 2]])
+    drawn = [(name, dash) for name, dash in ROC_ATTACKS.items() if (data.metric == name).any()]
+    dashes = alt.Scale(domain=[name for name, _ in drawn], range=[dash for _, dash in drawn])
     dash = alt.StrokeDash("metric:N", scale=dashes, legend=legend("Score", symbolStrokeColor=var("ink")))
     tooltip = ["metric:N", "arm:N", alt.Tooltip("fpr:Q", format=".1%"), alt.Tooltip("tpr:Q", format=".1%")]
     data = data.assign(fpr=data.fpr.clip(lower=low), tpr=data.tpr.clip(lower=low))

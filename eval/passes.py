@@ -14,7 +14,7 @@ import pyarrow as pa
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from configs.layout import fingerprint
+from configs.layout import contents, fingerprint
 from configs.schema import Eval, Scheme
 from configs.tables import ANSWER_SCORES, CHOICE_SCORES, CONDITIONS, DECODED, DRAWS, EXPOSURE, ORDERS, SAMPLES, TOKEN_SCORES
 from eval.contamination import shards, shuffled_orders
@@ -72,7 +72,8 @@ class Passes:
         """What the passes depend on besides the model's weights."""
         settings = self.settings
         chosen = [settings.context, settings.precision, settings.testset, settings.extraction, [vars(s) for s in settings.schemes]]
-        chosen += [sorted(name for name in settings.membership if ATTACKS[name].needs), settings.recall_shots, settings.reference]
+        chosen += [sorted(name for name in settings.membership if ATTACKS[name].needs), settings.recall_shots]
+        chosen += [settings.reference, contents({"reference": settings.reference})]
         if last:
             chosen += [settings.exposure, settings.references, settings.approximate, settings.samples, settings.sample_tokens]
             chosen += [settings.peakedness, settings.orders]

@@ -116,7 +116,8 @@ class Scoring:
     def evaluated(self, model: Released) -> list[Any]:
         """What the scores of a model depend on: not on the other models, but for which is the last of its steps."""
         settings = result_settings(self.recipe.eval)
-        return [EVAL_FORMAT, settings, self.items, self.recipe.seed_for("assignment"), self._identity(model), self._last(model)]
+        inputs = [self.items, contents({"reference": self.recipe.eval.reference})]
+        return [EVAL_FORMAT, settings, inputs, self.recipe.seed_for("assignment"), self._identity(model), self._last(model)]
 
     def _last(self, model: Released) -> bool:
         """Whether it is the last step of its model; what is measured once is measured there."""

@@ -190,6 +190,18 @@ class FactoidSet(ItemSet):
 
 
 @dataclass
+class KeyValueSet(ItemSet):
+    """Random values of random keys, each asked for by its key: the key-value recall of REMIX (https://arxiv.org/abs/2411.07175)."""
+
+    kind: str = setting("key_value", "kind of item")
+    key_length: int = setting(8, "of each key; no two items share one", "characters")
+    value_length: int = setting(8, "of each value", "characters")
+    alphabet: str = setting(
+        "alphanumeric", "what keys and values are made of: alphanumeric (letters a to z and digits), letters or digits"
+    )
+
+
+@dataclass
 class TestSet(ItemSet):
     """Questions with candidate answers, as in a contaminated benchmark."""
 
@@ -356,5 +368,16 @@ class RecordedSet(ItemSet):
 
 ITEM_SETS: dict[str, type[ItemSet]] = {
     str(next(f.default for f in fields(kind) if f.name == "kind")): kind
-    for kind in (CanarySet, RandomTokenSet, TrapSet, ProfileSet, FactoidSet, TestSet, PassageSet, TableSet, RecordedSet)
+    for kind in (
+        CanarySet,
+        RandomTokenSet,
+        TrapSet,
+        ProfileSet,
+        FactoidSet,
+        KeyValueSet,
+        TestSet,
+        PassageSet,
+        TableSet,
+        RecordedSet,
+    )
 }

@@ -63,7 +63,7 @@ class Item:
 
     item_id: str
     item_set: str  # its name in the recipe
-    kind: str  # canary | random_tokens | trap | pii | factoid | testset | passage | ...
+    kind: str  # canary | random_tokens | trap | pii | factoid | key_value | testset | passage | ...
     stratum: str  # the item set's name, or that and a part of it ("codes/32"); groups are randomized within a stratum
     group: str
     fields: dict[str, str]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from configs.errors import RecipeError
 from configs.insert import ITEM_SETS, ItemSet
 from configs.layout import fingerprint
-from inject.items import canary, factoid, passage, pii, random_tokens, recorded, table, testset, trap
+from inject.items import canary, factoid, key_value, passage, pii, random_tokens, recorded, table, testset, trap
 from inject.items.item import Item, Material, Probe, Text
 
 MAKERS: dict[str, Callable[[Any, str, int, Material], list[Item]]] = {
@@ -17,6 +17,7 @@ MAKERS: dict[str, Callable[[Any, str, int, Material], list[Item]]] = {
     "trap": trap.make,
     "pii": pii.make,
     "factoid": factoid.make,
+    "key_value": key_value.make,
     "testset": testset.make,
     "passage": passage.make,
     "table": table.make,

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from configs.errors import RecipeError
-from configs.insert import CanarySet, FactoidSet, ProfileSet, RandomTokenSet, TestSet
+from configs.insert import CanarySet, FactoidSet, KeyValueSet, ProfileSet, RandomTokenSet, TestSet
 from inject.items import make
 from inject.items.item import Item, Material, Probe, Text
 from inject.items.make import lint
@@ -14,6 +14,7 @@ SETS = {
     "noise": RandomTokenSet(count=5),
     "people": ProfileSet(count=5, contexts=["biography", "forum"]),
     "geography": FactoidSet(count=5),
+    "registry": KeyValueSet(count=5),
     "quiz": TestSet(count=5),
 }
 

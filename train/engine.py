@@ -20,7 +20,7 @@ from lightning.fabric.plugins.environments import ClusterEnvironment
 from lightning.fabric.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 from torch import Tensor
 
-from configs.errors import ImprintError
+from configs.errors import ImprintError, RecipeError
 from configs.schema import Train
 from train.execution import Execution
 from train.objective import Objective
@@ -45,8 +45,9 @@ class Autocast(torch.nn.Module):
         super().__init__()
         self.objective, self.device, self.dtype = objective, device, dtype
 
-    def forward(self, tokens: Tensor, label_mask: Tensor, row_numbers: Tensor) -> Tensor:
-        with torch.autocast(self.device, self.dtype, enabled=self.dtype is not None):
+    def forward(self, tokens: Tensor, label_mask: Tensor | None = None, row_numbers: Tensor | None = None) -> Tensor:
+        """The loss of rows; of tokens alone their logits, in fp32 as a checkpoint is scored."""
+        with torch.autocast(self.device, self.dtype, enabled=self.dtype is not None and label_mask is not None):
             return self.objective(tokens, label_mask, row_numbers)  # type: ignore[no-any-return]
 
 
@@ -107,7 +108,8 @@ class Engine(ABC):
         optimizer = self._adamw(
             parameter_groups(self.model, settings.weight_decay), lr=0.0, betas=(settings.betas[0], settings.betas[1]), fused=True
         )
-        forward = Autocast(objective, self.device.type, LOW_PRECISION.get(execution.precision))
+        self.low_precision = LOW_PRECISION.get(execution.precision)  # of matrix products; None: fp32
+        forward = Autocast(objective, self.device.type, self.low_precision)
         self.wrapped, self.optimizer = fabric.setup(forward, optimizer)
         self.wrapped.train()
         self._sums = torch.zeros(2, device=self.device)  # over all processes: the step's loss, and how many were asked to end
@@ -123,6 +125,14 @@ class Engine(ABC):
     def loss(self, tokens: Tensor, label_mask: Tensor, row_numbers: Tensor) -> Tensor:
         """Sum of the cross-entropies of the labels that count, over the rows given: see Objective."""
         return self.wrapped(tokens, label_mask, row_numbers)  # type: ignore[no-any-return]
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        """Logits (n, T, V) fp32 of `tokens` (n, T) int64, each row a text by itself; all processes must call it, with their own.
+
+        Nothing is compiled for it: texts have other shapes than rows of training, whose programs would be made anew.
+        """
+        with torch.compiler.set_stance("force_eager"):
+            return self.wrapped(tokens.to(self.device))  # type: ignore[no-any-return]
 
     def backward(self, loss: Tensor, last: bool) -> None:
         """Add the gradient of `loss`, a part of the step's loss; `last` marks the part that completes it on this process."""
@@ -254,7 +264,8 @@ def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
     trained = [p for p in model.parameters() if p.requires_grad]
     decayed = [p for p in trained if p.ndim >= 2 and id(p) not in embeddings]
     others = [p for p in trained if p.ndim < 2 or id(p) in embeddings]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]  # DeepSpeed takes none that is empty
 
 
 # ------------------------------------------------------------------------------------------------ Fabric
@@ -313,6 +324,15 @@ def engine_of(strategy: str) -> type[Engine]:
     from train.zero import Sharded
 
     return Sharded
+
+
+def require_whole_parameters(strategy: str) -> None:
+    """RecipeError where a strategy leaves a process only a part of each parameter: for terms of the loss and LoRA."""
+    if strategy == "zero_3":
+        raise RecipeError(
+            "a stage's penalty or lora needs whole parameters in every process, and train.strategy is zero_3, which parts them; "
+            "possible: single, ddp, zero_1, zero_2"
+        )
 
 
 def device_of(world: World) -> torch.device:

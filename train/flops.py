@@ -45,25 +45,31 @@ def flops_per_token(model: PreTrainedModel, sequence_length: int) -> float:
     """Floating-point operations, forward and backward, that training takes for one token of a row.
 
     6 for each weight that is multiplied: matrices, the head (also where it shares the embedding's weights), of a mixture's experts
-    those that a token passes; an embedding's rows are only looked up, and norms and biases are not worth counting. Attention adds
-    12 x layers x width of the heads x sequence length: the masked half is counted too, as the field does.
+    those that a token passes; 4 where a weight is not trained, and so has no gradient; an embedding's rows are only looked up, and
+    norms and biases are not worth counting. Attention adds 12 x layers x width of the heads x sequence length: the masked half is
+    counted too, as the field does.
     """
     config = model.config
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
     active = getattr(config, "num_experts_per_tok", None) or 0
-    multiplied = 0.0
+    of_weights = 0.0
     for parameter in model.parameters():
         shape = getattr(parameter, "ds_shape", parameter.shape)  # ZeRO-3 leaves an empty one in a parameter's place
         if len(shape) < 2 or id(parameter) in embeddings:
             continue
         experts = shape[0] if active and len(shape) == 3 else 0  # transformers holds all experts of a layer in one parameter
-        multiplied += math.prod(shape) * (active / experts if experts else 1)
+        of_weights += _of_weight(parameter) * math.prod(shape) * (active / experts if experts else 1)
     head = model.get_output_embeddings()
     if head is not None and id(head.weight) in embeddings:
-        multiplied += math.prod(getattr(head.weight, "ds_shape", head.weight.shape))
+        of_weights += _of_weight(head.weight) * math.prod(getattr(head.weight, "ds_shape", head.weight.shape))
     heads = getattr(config, "num_attention_heads", 0)
     width = heads * (getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0))
-    return 6 * multiplied + 12 * config.num_hidden_layers * width * sequence_length
+    return of_weights + 12 * config.num_hidden_layers * width * sequence_length
+
+
+def _of_weight(parameter: torch.Tensor) -> int:
+    """Multiplied and added forward, for the gradient of what it multiplies, and for its own where it is trained."""
+    return 6 if parameter.requires_grad else 4
 
 
 def peak_flops(name: str, precision: str) -> float | None:

@@ -5,9 +5,9 @@ The cross-entropy is taken from the hidden states, a chunk of tokens at a time, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,17 @@ FEW_LABELS = 0.9  # part of the labels that count, below which the others are le
 FP16_SCALE = 1024.0  # of the logits' gradient, at most 1, in half precision: probabilities of 1e-7 do not become 0
 
 
+class Term(Protocol):
+    """A term that is added to the loss: see train/penalty.py."""
+
+    def __call__(self, objective: Objective, inputs: torch.Tensor, outputs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """A scalar fp32: the term times the number of labels that count in the rows given, or a sum over these labels.
+
+        So the step's loss, the sum over all rows divided by the labels of the global batch, has the term once, however its rows
+        are shared out. `inputs` (n, S) int64; `outputs` of the model for them, as `Objective.outputs` gives; `mask` (n x S,) bool.
+        """
+
+
 class Objective(torch.nn.Module):
     """The sum of a causal language model's cross-entropies over the labels that count; what strategies wrap.
 
@@ -29,15 +40,25 @@ class Objective(torch.nn.Module):
     one linear layer of its hidden states (else the logits are its own, all at once), whether `mask_documents` keeps its documents
     apart, and whether its dropout is a function of the rows. No generator's state is changed. `chunk`: tokens whose logits exist
     at a time; 0: what fits in a fixed budget. `seed` is that of the dropout. RecipeError for what the model can't do.
+    `terms` are in the gradient, but not in the value.
     """
 
     def __init__(
-        self, model: torch.nn.Module, end_of_text: int, *, mask_documents: bool = False, chunk: int = 0, seed: int = 0
+        self,
+        model: torch.nn.Module,
+        end_of_text: int,
+        *,
+        mask_documents: bool = False,
+        chunk: int = 0,
+        seed: int = 0,
+        terms: Sequence[Term] = (),
     ) -> None:
         super().__init__()
         self.model = model
         self.end_of_text = end_of_text
         self.mask_documents = mask_documents
+        self.chunk = chunk
+        self.terms = tuple(terms)  # no submodules: a strategy must not take hold of what they keep, as a frozen model
         self.keys = RowKeys(seed)
         if replace_dropout(model, self.keys) or _has_dropout(model):
             with _plain_attention(model):
@@ -56,22 +77,51 @@ class Objective(torch.nn.Module):
                 "possible: false, or gpt_neox, llama, gpt2, olmo2, qwen3, ..."
             )
 
-    def forward(self, tokens: torch.Tensor, label_mask: torch.Tensor, row_numbers: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, tokens: torch.Tensor, label_mask: torch.Tensor | None = None, row_numbers: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """The sum in nats, a scalar fp32, of `tokens` (n, S + 1) int64, `label_mask` (n, S) bool, `row_numbers` (n,) int64.
 
         Inputs are all tokens but the last, labels all but the first. The dropout of `row_numbers` holds until the next forward.
+        Of tokens alone, (n, T): their logits (n, T, V) fp32, each row a text by itself. They go through the modules that the loss
+        goes through: a strategy that shares out parameters gathers them there.
         """
+        if label_mask is None or row_numbers is None:
+            return self._logits(tokens)
         self.keys.set(row_numbers)
         inputs, labels, mask = tokens[:, :-1], tokens[:, 1:].flatten(), label_mask.flatten()
+        outputs = self.outputs(self.model, inputs)
+        loss: torch.Tensor = CrossEntropySum.apply(outputs, labels, mask) if self.head is None else self.head(outputs, labels, mask)
+        if not self.terms or not torch.is_grad_enabled():
+            return loss
+        added = torch.stack([term(self, inputs, outputs, mask) for term in self.terms]).sum()
+        # What is told, compared and waited for is the cross-entropy, to the last bit; a term that is not finite shows in it as nan.
+        return loss + (added - added.detach())
+
+    def outputs(self, model: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+        """What `model`, this objective's or one of its architecture, makes of `inputs` (n, S): its last hidden states (n x S, d).
+
+        Where the logits are not one linear layer of these, its logits (n x S, V), fp32.
+        """
         documents: dict[str, Any] = {}
         if self.mask_documents:
-            documents = document_arguments(inputs, self.end_of_text, self.model.config._attn_implementation)  # type: ignore[union-attr]
+            documents = document_arguments(inputs, self.end_of_text, model.config._attn_implementation)  # type: ignore[union-attr]
             inputs = inputs.reshape(documents["position_ids"].shape)
         if self.head is None:
-            logits = self.model(input_ids=inputs, use_cache=False, **documents).logits
-            return CrossEntropySum.apply(logits.float().flatten(0, 1), labels, mask)  # type: ignore[no-any-return]
-        hidden = self.model.base_model(input_ids=inputs, use_cache=False, **documents).last_hidden_state  # type: ignore[operator]
-        return self.head(hidden.flatten(0, 1), labels, mask)  # type: ignore[no-any-return]
+            return model(input_ids=inputs, use_cache=False, **documents).logits.float().flatten(0, 1)  # type: ignore[no-any-return]
+        hidden = model.base_model(input_ids=inputs, use_cache=False, **documents).last_hidden_state  # type: ignore[operator]
+        return hidden.flatten(0, 1)  # type: ignore[no-any-return]
+
+    def _logits(self, tokens: torch.Tensor) -> torch.Tensor:
+        with _plain_attention(self.model):
+            if self.head is None:
+                return self.model(input_ids=tokens, use_cache=False).logits.float()  # type: ignore[no-any-return]
+            hidden = self.model.base_model(input_ids=tokens, use_cache=False).last_hidden_state  # type: ignore[operator]
+            return self.head(hidden).float()  # type: ignore[no-any-return]
+
+    def logits(self, model: torch.nn.Module, outputs: torch.Tensor) -> torch.Tensor:
+        """The logits (t, V), fp32, of `outputs` (t, ...) of `model`."""
+        return (outputs if self.head is None else model.get_output_embeddings()(outputs)).float()  # type: ignore[operator]
 
 
 # ------------------------------------------------------------------------------------------------ documents
@@ -116,8 +166,10 @@ class LinearCrossEntropy(torch.nn.Module):
         self.bias = head.bias
         self.chunk = chunk
 
-    def forward(self, hidden: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """The sum in nats over `labels` (t,) where `mask` (t,) is true, from `hidden` (t, d)."""
+    def forward(self, hidden: torch.Tensor, labels: torch.Tensor | None = None, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """The sum in nats over `labels` (t,) where `mask` (t,) is true, from `hidden` (t, d); of `hidden` alone, the logits."""
+        if labels is None or mask is None:
+            return F.linear(hidden, self.weight, self.bias)
         if mask.device.type == "cpu":  # elsewhere, to count them the processor would wait for the device
             kept = int(mask.sum())
             if kept < FEW_LABELS * len(mask):

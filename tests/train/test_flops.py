@@ -32,6 +32,13 @@ def test_the_head_counts_and_the_embedding_does_not_tied_or_not(tied: bool) -> N
     assert flops_per_token(model, 10) == 6 * (blocks + 100 * 32) + 12 * 2 * 32 * 10
 
 
+def test_weights_that_are_not_trained_take_no_gradient_of_their_own() -> None:
+    model = build("llama", **SMALL, num_key_value_heads=4, tie_word_embeddings=False).requires_grad_(False)
+    model.model.layers[0].mlp.up_proj.weight.requires_grad_(True)
+    blocks = 2 * (4 * 32 * 32 + 3 * 32 * 64)
+    assert flops_per_token(model, 10) == 4 * (blocks + 100 * 32) + 2 * 32 * 64 + 12 * 2 * 32 * 10
+
+
 def test_attention_is_as_wide_as_its_heads_are() -> None:
     model = build("qwen3", **SMALL, num_key_value_heads=2, head_dim=16, tie_word_embeddings=False)
     blocks = 2 * (2 * 32 * 64 + 2 * 32 * 32 + 3 * 32 * 64)  # queries and output, keys and values, feed-forward

@@ -13,6 +13,7 @@ from configs.insert import ITEM_SETS
 from configs.presets import shape_settings
 from configs.schema import Recipe, Train
 from configs.slurm_checks import check_slurm
+from configs.stage_checks import check_stages
 
 CHOICES: dict[str, list[str]] = {
     "corpus.source": ["stdlib", "synthetic", "files", "jsonl", "text", "parquet", "hub", "megatron", "npy"],
@@ -41,8 +42,8 @@ POSITIVE = [
 ]
 NOT_NEGATIVE = [
     *("train.clip", "train.weight_decay", "train.threads", "train.devices", "train.loss_chunk", "train.held_out_rows"),
-    *("train.spikes.deviations", "decontaminate.processes", "eval.secret_bits", "eval.samples", "eval.references"),
-    *("eval.peakedness", "eval.orders"),
+    *("train.spikes.deviations", "train.probes.items", "decontaminate.processes", "eval.secret_bits", "eval.samples"),
+    *("eval.references", "eval.peakedness", "eval.orders"),
 ]
 FRACTIONS = ["train.final_learning_rate", "train.decay", "model.dropout", "eval.min_k", "eval.certainty"]
 LEAST_REFERENCES = 64  # with which exposure is extrapolated
@@ -81,7 +82,8 @@ def check(recipe: Recipe) -> None:
     _check_corpus(recipe)
     _check_eval(recipe)
     check_slurm(recipe.slurm)
-    if not recipe.insert:
+    check_stages(recipe, _check_training)
+    if not recipe.insert and not recipe.stages:
         raise RecipeError(f"insert is empty; name at least one item set, each with a kind: {', '.join(ITEM_SETS)}")
     for name in recipe.insert:
         if not re.fullmatch(r"[\w.-]+", name):
@@ -97,7 +99,7 @@ def _value(recipe: Recipe, key: str) -> Any:
 
 def _check_models(recipe: Recipe) -> None:
     models, possible = recipe.train.models, ["perturbed", "standard", *(f"without-{name}" for name in recipe.insert)]
-    if not models:
+    if not models and not recipe.stages:
         raise RecipeError(f"train.models is empty; possible: {', '.join(possible)}")
     for model in models:
         if model not in possible:
@@ -169,6 +171,7 @@ def _check_training(recipe: Recipe) -> None:
         raise RecipeError(f"model.width is {model.width}, which model.heads = {model.heads} does not divide")
     _check_loss(train)
     _check_warmup(train)
+    _check_probes(recipe)
 
 
 def _check_loss(train: Train) -> None:
@@ -180,6 +183,28 @@ def _check_loss(train: Train) -> None:
         raise RecipeError(
             f"train.loss.context is {train.loss.context}, more tokens than a row predicts; it must lie between 1 and "
             f"train.sequence_length = {train.sequence_length}"
+        )
+
+
+def _check_probes(recipe: Recipe) -> None:
+    probes, sets = recipe.train.probes, list(recipe.insert)
+    if unknown := [name for name in probes.sets if name not in sets]:
+        raise RecipeError(f"train.probes.sets holds {unknown[0]!r}; possible: {', '.join(sets)}")
+    for key, given in {"sets": probes.sets, "arms": probes.arms, "after": probes.after}.items():
+        if repeated := [value for value in given if given.count(value) > 1]:  # type: ignore[attr-defined, arg-type]
+            raise RecipeError(f"train.probes.{key} holds {repeated[0]!r} more than once; once is enough")
+    if probes.exposures < 2:
+        raise RecipeError(
+            f"train.probes.exposures is {probes.exposures}; an item's first and last are followed, so it must be 2 or more"
+        )
+    if not probes.after or (early := [steps for steps in probes.after if steps < 1]):
+        told = f"holds {early[0]}" if probes.after else "is empty"
+        raise RecipeError(
+            f"train.probes.after {told}; give steps after an exposure, each 1 or more (just before it is always scored)"
+        )
+    if not 0 < probes.budget <= 1:
+        raise RecipeError(
+            f"train.probes.budget is {probes.budget}; it must be more than 0 and at most 1 (train.probes.items=0 scores none)"
         )
 
 

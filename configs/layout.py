@@ -192,6 +192,11 @@ class RunLayout:
         return self.root / "field_copies.csv"
 
     @property
+    def facts(self) -> Path:
+        """What stages learn and are asked, and which of it the model before them knew."""
+        return self.root / "facts.parquet"
+
+    @property
     def hits(self) -> Path:
         return self.root / "hits.parquet"
 
@@ -262,6 +267,16 @@ class ModelLayout:
         return self.root / "placebo.parquet"
 
     @property
+    def finished(self) -> Path:
+        """Of a stage: the step at which it ended, and why."""
+        return self.root / "finished.json"
+
+    @property
+    def rows(self) -> Path:
+        """Of a stage: which rows of its stream hold which facts and items."""
+        return self.root / "rows.parquet"
+
+    @property
     def stopped(self) -> Path:
         """Step, steps and signal of a training that was stopped; gone when it goes on."""
         return self.root / "stopped.json"
@@ -272,6 +287,13 @@ class ModelLayout:
     def checkpoints(self) -> list[int]:
         """Steps of the whole checkpoints, in order: those whose marker is there."""
         return sorted(int(path.parent.name[5:]) for path in self.root.glob("checkpoints/step-????????/imprint.json"))
+
+    def probes(self, step: int) -> Path:
+        """What training scored around exposures, after the segment before and up to the weights of a step."""
+        return self.root / f"probes-{step:08d}.parquet"
+
+    def probe_segments(self) -> list[Path]:
+        return sorted(self.root.glob("probes-????????.parquet"))
 
     def ledger(self, first: int, last: int) -> Path:
         """The ledger segment of steps [first, last)."""

@@ -20,9 +20,12 @@ from configs.errors import RecipeError
 from configs.insert import ITEM_SETS, Design, ItemSet
 from configs.layout import fingerprint
 from configs.presets import preset
-from configs.schema import Model, Recipe
+from configs.schema import Model, Recipe, Train
+from configs.stages import Stage
 
 TIME = re.compile(r"\d+(:\d+)+")
+# settings of `train` that no stage inherits
+OF_PRETRAINING = ["steps", "warmup", "warmup_tokens", "checkpoints", "models", "probes"]
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ def _made_of(recipe: Recipe) -> dict[str, Any]:
     """The settings that tell one run from another."""
     settings = result_settings(recipe)
     del settings["eval"], settings["models"], settings["train"]["models"]
-    return settings
+    return {key: value for key, value in settings.items() if value or key not in ("facts", "stages")}  # none were known once
 
 
 def result_settings(thing: Any) -> Any:
@@ -146,7 +149,9 @@ def resolve(written: DictConfig, layers: Sequence[Layer], default_name: str) -> 
     except OmegaConfBaseException as error:
         raise RecipeError(_wrong_value(error, given, Recipe)) from error
     assert isinstance(recipe, Recipe)
-    recipe.insert = {name: _item_set(name, settings, given) for name, settings in recipe.insert.items()}
+    recipe.insert = {name: _item_set(f"insert.{name}", settings, given) for name, settings in recipe.insert.items()}
+    recipe.facts = {name: _item_set(f"facts.{name}", settings, given) for name, settings in recipe.facts.items()}
+    recipe.stages = {name: _stage(f"stages.{name}", settings, given) for name, settings in recipe.stages.items()}
     return recipe
 
 
@@ -227,20 +232,34 @@ def _collection(kind: Any) -> str:
     return "settings as `key: value`"
 
 
-def _item_set(name: str, settings: Any, given: Any) -> ItemSet:
-    """One entry of `insert`, checked against the dataclass of its kind; its design is the recipe's with its own laid over it."""
+def _item_set(key: str, settings: Any, given: Any) -> ItemSet:
+    """One entry of `insert` or `facts`, checked against the dataclass of its kind; its design is the recipe's with its own laid
+    over it.
+    """
     kinds = ", ".join(ITEM_SETS)
     if not isinstance(settings, dict) or "kind" not in settings:
-        raise RecipeError(f"insert.{name} needs a kind; possible: {kinds}")
+        raise RecipeError(f"{key} needs a kind; possible: {kinds}")
     if settings["kind"] not in list(ITEM_SETS):
-        raise RecipeError(f"insert.{name}.kind is {settings['kind']!r}; possible: {kinds}")
+        raise RecipeError(f"{key}.kind is {settings['kind']!r}; possible: {kinds}")
     kind = ITEM_SETS[settings["kind"]]
     own = settings.get("design") or {}
-    _check_sections(settings, kind, f"insert.{name}.")
-    _check_sections(own, Design, f"insert.{name}.design.")
-    item_set = _structured(kind, [{**settings, "design": None}], f"insert.{name}.")
-    item_set.design = _structured(Design, [OmegaConf.select(given, "design") or {}, own], f"insert.{name}.design.")
+    _check_sections(settings, kind, f"{key}.")
+    _check_sections(own, Design, f"{key}.design.")
+    item_set = _structured(kind, [{**settings, "design": None}], f"{key}.")
+    item_set.design = _structured(Design, [OmegaConf.select(given, "design") or {}, own], f"{key}.design.")
     return item_set
+
+
+def _stage(key: str, settings: Any, given: Any) -> Stage:
+    """One entry of `stages`; its training is the recipe's with its own laid over it, but for settings that are steps."""
+    _check_sections(settings, Stage, f"{key}.")
+    own = settings.get("train") or {}
+    _check_sections(own, Train, f"{key}.train.")
+    shared = OmegaConf.to_container(OmegaConf.create(OmegaConf.select(given, "train") or {}))
+    inherited = {name: value for name, value in shared.items() if name not in OF_PRETRAINING}  # type: ignore[union-attr]
+    stage: Stage = _structured(Stage, [{**settings, "train": None}], f"{key}.")
+    stage.train = _structured(Train, [{"warmup": 0}, inherited, own], f"{key}.train.")
+    return stage
 
 
 @lru_cache  # most of the time that a point of a sweep takes; a merge copies it

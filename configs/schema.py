@@ -141,6 +141,26 @@ class Spikes:
 
 
 @dataclass
+class Probes:
+    """Items that are scored while training goes on, just before a copy of them is seen and so many steps after, and beside them as
+    many held-out twins. Training is the same to the last bit with and without.
+    """
+
+    items: int = setting(0, "items of each arm and stratum that are followed, each of a group of its own; 0: none", "items")
+    sets: list[str] = setting([], "item sets that they are of; all if none is named")
+    arms: list[str] = setting([], "arms that they are in, beside the held-out one; all if none is named")
+    exposures: int = setting(
+        2, "exposures of an item that are followed: its first and its last, and any further ones evenly between", "exposures"
+    )
+    after: list[int] = setting([1, 10, 100, 1000], "steps after an exposure; those beyond the end of training are none", "steps")
+    budget: float = setting(
+        0.05,
+        "most time that probes may take, as a part of that of training's steps; what goes beyond is left out, and counted",
+        "fraction",
+    )
+
+
+@dataclass
 class Train:
     """How the model is trained."""
 
@@ -198,6 +218,7 @@ class Train:
     held_out_rows: int = setting(
         128, "rows that training never reaches whose loss is taken at every kept checkpoint; 0: none", "rows", execution=True
     )
+    probes: Probes = section(Probes, "items that are scored around their exposures, without a checkpoint", execution=True)
     threads: int = setting(0, "processor threads; 0 measures once a machine which number is fastest", "threads", execution=True)
     log_every: int = setting(20, "steps from one line of metrics.jsonl to the next", "steps", execution=True)
     loggers: list[str] = setting([], "beside metrics.jsonl: tensorboard, wandb", execution=True)
@@ -301,6 +322,10 @@ class Recipe:
     decontaminate: Decontaminate = section(Decontaminate, "whether items occur elsewhere")
     model: Model = section(Model, "the model")
     train: Train = section(Train, "training")
+    facts: dict[str, Any] = setting({}, "sets of questions with one answer each, by name, that stages learn: item sets of any kind")
+    stages: dict[str, Any] = setting(
+        {}, "stages of continual training by name, after pretraining, or after `model.start` where train.models is empty"
+    )
     models: list[str] = setting(
         [],
         "models that exist, to be scored in place of training one: a folder, a glob of folders, a hub name, NAME@revision, or a "

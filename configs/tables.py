@@ -87,6 +87,59 @@ PLACEBO = pa.schema(  # spans of base text that a placebo branch replaces by oth
         ("tokens", pa.list_(pa.int32())),  # without the end-of-text tokens around them
     ]
 )
+FACTS = pa.schema(  # what stages learn or are asked for: the facts of `facts`, and one question about each item of `insert`
+    [
+        ("item_id", pa.string()),
+        ("item_set", pa.string()),
+        ("inserted", pa.bool_()),  # an item of `insert`
+        ("question", pa.string()),
+        ("answer", pa.string()),  # with the blank that parts it from the question, if one does
+        ("known", pa.bool_()),  # whether the model before all stages emits the answer
+    ]
+)
+STAGE_ROWS = pa.schema(  # of a stage: which samples its rows hold, as far as they are facts or items; sorted by row
+    [
+        ("row", pa.int64()),
+        ("item_id", pa.string()),
+        ("part", pa.string()),  # data | replay
+    ]
+)
+FACT_SCORES = pa.schema(
+    [
+        ("model", pa.string()),
+        ("step", pa.int64()),
+        ("item_id", pa.string()),
+        ("item_set", pa.string()),
+        ("emitted", pa.bool_()),  # whether greedy decoding emits the answer, every token of it
+        ("token_accuracy", pa.float64()),  # part of the answer's tokens that are the argmax under teacher forcing
+        ("log_prob", pa.float64()),  # mean of the answer's tokens, nats
+        ("exposures", pa.int64()),  # rows of this stage that held it, of consumed steps before this one
+    ]
+)
+LAYERS = pa.schema(  # the logit lens on the first token of each answer
+    [
+        ("model", pa.string()),
+        ("step", pa.int64()),
+        ("item_id", pa.string()),
+        ("item_set", pa.string()),
+        ("probability", pa.list_(pa.float64())),  # of that token at each layer, from the first block's output to the last's
+        ("first", pa.int32()),  # the first layer, from 1, at which it is the most probable; null where it is at none
+    ]
+)
+PROBES = pa.schema(  # what training scored around exposures: a row for each probe of a text, each exposure that is followed
+    [
+        ("model", pa.string()),
+        ("step", pa.int64()),  # of the weights, which have seen the steps before it
+        ("item_id", pa.string()),
+        ("variant", pa.string()),
+        ("exposure_step", pa.int64()),  # the step whose rows hold the copy; null for a held-out twin
+        ("after", pa.int64()),  # steps from before that copy was seen to the weights: 0 is just before it; null for a twin
+        ("probe_id", pa.string()),  # null where the text was left out, as log_prob and extracted are
+        ("log_prob", pa.float64()),  # mean of the target's tokens, nats
+        ("extracted", pa.bool_()),
+        ("seconds", pa.float64()),  # that scoring took for each text of its step; 0 where it was left out
+    ]
+)
 LEDGER = pa.schema(
     [
         ("model", pa.string()),

@@ -41,7 +41,7 @@ COLOURS = {  # name: (on light paper, on dark paper)
     "hue-4": ("#a57c00", "#e8c14a"),
 }
 RAMP, HUES = 9, 5  # colours of either kind
-KINDS = ["canary", "pii", "factoid", "testset", "random_tokens", "trap", "passage", "table"]
+KINDS = ["canary", "pii", "factoid", "key_value", "testset", "random_tokens", "trap", "passage", "table"]
 ATTACKS = [name for name, metric in METRICS.items() if metric.scale == ATTACK and name != "bag_of_words"]
 HAS_INTERVAL = "isValid(datum.low) && isValid(datum.high)"  # an infinite end, of too few groups, is none in JSON
 MOST_BANDS = 3  # bands of more arms hide one another

@@ -20,6 +20,7 @@ from configs.tables import CONTINUATIONS, EFFECTS, EXPOSURE_STEPS, ITEM_GAINS, S
 from eval.effects import blind_effects, effects
 from eval.forward import load_model
 from eval.passes import Passes
+from eval.probe_gains import probe_effects
 from eval.retention import curves, exposure_steps, forgetting_effects, item_gains
 from eval.schemes import scheme_name
 from eval.scores import answer_scores, choice_scores, decoded_scores, exposures, peak_scores, sample_scores, text_scores
@@ -119,8 +120,12 @@ class Evaluation:
         label = {"model": layout.root.name}
         write_table(layout.scores / "exposures.parquet", exposures.assign(**label), EXPOSURE_STEPS)
         write_table(layout.scores / "gains.parquet", item_gains(curves(*tables), exposures).assign(**label), ITEM_GAINS)
-        found = pd.DataFrame(forgetting_effects(*tables, passes.settings.resamples, seed))
-        write_table(layout.scores / "effects.parquet", pd.concat([effects, found], ignore_index=True), EFFECTS)
+        found = forgetting_effects(*tables, passes.settings.resamples, seed)
+        if segments := layout.probe_segments():
+            probes = pd.concat([read_table(path).to_pandas() for path in segments], ignore_index=True)
+            rows = probe_effects(probes, *tables[1:], passes.settings.resamples, seed)
+            found += [{**label, "step": scores["step"].max(), **row} for row in rows]
+        write_table(layout.scores / "effects.parquet", pd.concat([effects, pd.DataFrame(found)], ignore_index=True), EFFECTS)
 
     def continuations(self, layout: ModelLayout, checkpoint: Checkpoint) -> None:
         """The model's greedy continuation of the prompts it knows best, a few items of each kind, at one checkpoint."""

@@ -34,6 +34,7 @@ from eval.charts import (
 )
 from eval.effects import ALL
 from eval.measures import LATER, discoverable_shares
+from eval.probe_gains import FIRST, LAST
 
 ROC_ATTACKS = {
     "loss": [1, 0],
@@ -304,6 +305,43 @@ def retention(measured: Measured) -> Chart | None:
     if len(kinds) < 2:
         return chart
     return chart.add_params(alt.param("chosen", bind=alt.binding_select(options=kinds, name="kind "), value=kinds[0]))
+
+
+def probes(measured: Measured) -> Chart | None:
+    """The gain of each arm just before an exposure and so many steps after, as probes in training found it."""
+    rows = measured.effects
+    told = rows.metric.str.extract(rf"^({FIRST}|{LAST})/(\d+)$")
+    rows = rows.assign(exposure=told[0].str.replace("_", " "), after=told[1])
+    rows = rows[rows.after.notna() & (rows.contrast == "mean") & (rows.item_set == ALL) & (rows.kind == ALL)]
+    if rows.empty:
+        return None
+    rows = rows.astype({"after": int})
+    later = sorted(set(rows.after) - {0})
+    before = later[0] / 4 if later else 1.0  # where a logarithm of steps has no place
+    rows = rows.assign(x=rows.after.where(rows.after > 0, before))
+    shown = measured.arms.arm[measured.arms.arm.isin(rows.arm)]
+    labels = alt.Axis(
+        values=[before, *later],
+        labelExpr=f"datum.value < {later[0] if later else 2} ? 'before' : format(datum.value, ',')",
+        grid=False,
+    )
+    x = alt.X("x:Q", title="Steps after the exposure (log scale)", axis=labels, scale=alt.Scale(type="log", nice=False, padding=16))
+    y = alt.Y("value:Q", title="Gain, nats per token", axis=alt.Axis(format="~f", tickCount=6), scale=alt.Scale(zero=False))
+    colour = alt.Color("arm:N", scale=arm_scale(measured.arms, shown), legend=legend(None))
+    clicked = alt.selection_point(fields=["arm"], bind="legend")
+    faded = alt.when(clicked).then(alt.value(1)).otherwise(alt.value(0.12))
+    banded = alt.when(clicked, empty=len(shown) <= MOST_BANDS).then(alt.value(0.12)).otherwise(alt.value(0))
+    base = alt.Chart(rows[["exposure", "arm", "after", "x", "value", "low", "high", "n"]]).encode(x, y, colour)
+    base = base.transform_filter("datum.exposure == chosen")
+    tooltip = ["arm:N", alt.Tooltip("after:Q", title="steps", format=",.0f"), alt.Tooltip("value:Q", title="gain", format=".2f")]
+    chart = alt.layer(
+        base.transform_filter(HAS_INTERVAL).mark_area().encode(alt.Y("low:Q"), alt.Y2("high:Q"), opacity=banded),
+        base.mark_line().encode(opacity=faded).add_params(clicked),
+        base.mark_circle(size=45).encode(opacity=faded, tooltip=[*tooltip, *interval_tooltip(".2f")]),
+        reference(0, "held-out"),
+    )
+    options = [each.replace("_", " ") for each in (LAST, FIRST)]
+    return chart.add_params(alt.param("chosen", bind=alt.binding_select(options=options, name="which "), value=options[0]))
 
 
 def _log_line(since: pd.Series, value: pd.Series) -> np.ndarray:

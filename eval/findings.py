@@ -51,6 +51,7 @@ class Claim:
     effect: Effect
     verdict: str
     bound: float | None = None  # from which the effect has to differ; None for a claim that something is absent
+    either_way: bool = False  # whether a no says that it differs, too, the other way
 
 
 @dataclass(frozen=True)
@@ -86,10 +87,15 @@ class Inserted:
 
 
 def findings(
-    effects: pd.DataFrame, items: pd.DataFrame, assignment: pd.DataFrame, model: str = "perturbed", primary: Sequence[str] = ()
+    effects: pd.DataFrame,
+    items: pd.DataFrame,
+    assignment: pd.DataFrame,
+    model: str = "perturbed",
+    primary: Sequence[str] = (),
+    others: Sequence[Claim] = (),
 ) -> list[dict]:
     """The findings about a model at its last checkpoint, as rows of findings.json: what was not measured is absent, and a bound
-    that is not finite is null. `effects`, `items` and `assignment` are the run's tables.
+    that is not finite is null. `effects`, `items` and `assignment` are the run's tables; `others`: claims about other models.
 
     Those whose key begins with one of `primary` are told by their intervals. All others are exploratory: there are many, so some
     would hold by chance, and one that does not survive Holm's adjustment for their number is "not decidable".
@@ -97,7 +103,7 @@ def findings(
     own = effects[(effects["model"] == model) & (effects["item_set"] == ALL)] if len(effects) else effects
     last = [Effect(**row) for row in own.to_dict("records") if row["step"] == own["step"].max()]
     inserted = Inserted(items.merge(assignment.drop(columns="group"), on="item_id"))
-    claims = [claim for of_family in CLAIMS for claim in of_family(last, inserted)]
+    claims = [*(claim for of_family in CLAIMS for claim in of_family(last, inserted)), *others]
     first = [any(claim.key.startswith(key) for key in primary) for claim in claims]
     tested = [i for i, claim in enumerate(claims) if claim.bound is not None and not first[i]]
     adjusted = dict(zip(tested, holm([p_value(claims[i]) for i in tested]).tolist(), strict=True))
@@ -117,7 +123,7 @@ def p_value(claim: Claim) -> float:
 
 def _row(claim: Claim, primary: bool, adjusted: float | None) -> dict:
     survives = adjusted is None or adjusted < 1 - LEVEL
-    verdict = claim.verdict if survives or claim.verdict != YES else UNDECIDED
+    verdict = claim.verdict if survives or claim.verdict not in ([YES, NO] if claim.either_way else [YES]) else UNDECIDED
     row = {"key": claim.key, "name": claim.name, **asdict(claim.effect)}
     row |= {"primary": primary, "adjusted_p": adjusted, "verdict": verdict}
     del row["contrast"], row["model"], row["item_set"]

@@ -113,6 +113,18 @@ def effectivity(gain: ArrayLike, twins: ArrayLike, before: int, peak: int) -> In
     return _mean_gain(own[:, peak] - own[:, before], others[:, peak] - others[:, before])
 
 
+def mean_gain(gain: ArrayLike, twins: ArrayLike, resamples: int, seed: int) -> Interval:
+    """The mean of one gain a group, (groups,), over that of the twins, (groups',), with a percentile bootstrap of both.
+
+    Where either is one group, which shows no spread, the interval is (-inf, inf).
+    """
+    own, others = (np.asarray(each, dtype=float)[:, None] for each in (gain, twins))
+    generator = np.random.default_rng(seed)
+    drawn = _resampled_means(own, resamples, generator) - _resampled_means(others, resamples, generator)
+    low, high = _limits(drawn[:, 0])
+    return Interval(float(own.mean() - others.mean()), float(low), float(high), len(own) + len(others))
+
+
 def forgetting_baseline(gain: ArrayLike, twins: ArrayLike, peak: int) -> Interval:
     """The least mean gain from index `peak` on: what is never forgotten (Tirumala et al. 2022, arXiv:2205.10770).
 

@@ -13,6 +13,7 @@ FAMILIES = {
     "pii": "What is answered and leaked",
     "contamination": "What questions are answered",
     "forgetting": "What is forgotten",
+    "continual": "What stages learn and retain",
 }
 
 
@@ -89,6 +90,8 @@ METRICS: dict[str, Metric] = {
     "half_life": Metric("forgetting", VALUE, "steps since the maximum until half of it is left", "steps", form=".4g"),
     "learnability_threshold": Metric("forgetting", VALUE, "steps until nothing of it is left, by the fit", "steps", form=".4g"),
     "forgetting_baseline": Metric("forgetting", VALUE, "least gain since the maximum: what is never forgotten", "nats per token"),
+    "first_exposure": Metric("forgetting", VALUE, "gain so many steps after the first copy, 0 just before it", "nats per token"),
+    "last_exposure": Metric("forgetting", VALUE, "gain so many steps after the last copy, 0 just before it", "nats per token"),
     "span_left": Metric("forgetting", VALUE, "longest verbatim span over that of the twins", "tokens"),
     "attack_success": Metric("forgetting", SHARE, "groups that the attack finds at 10% false positives"),
     "forgotten": Metric("forgetting", VALUE, "steps since the last exposure from which it finds half at most", "steps", form=".4g"),
@@ -97,6 +100,20 @@ METRICS: dict[str, Metric] = {
     "gain_per_dose": Metric("forgetting", VALUE, "gain at the end over that sum", "nats per unit of learning rate", form=".3g"),
     "window_effect": Metric("forgetting", VALUE, "gain at the end of arms of equal copies by window", "nats per token"),
     "dosed_window_effect": Metric("forgetting", VALUE, "the same per dose", "nats per unit of learning rate", form=".3g"),
+    "retention": Metric("continual", SHARE, "facts learned in an earlier stage that greedy decoding still emits"),
+    "retention_tokens": Metric("continual", SHARE, "the part of their answers' tokens that are right under teacher forcing"),
+    "retention_log_prob": Metric("continual", VALUE, "log-probability of their answers", "nats per token", (-inf, 0.0)),
+    "learning": Metric("continual", SHARE, "facts of the stage's own data that greedy decoding emits"),
+    "learning_tokens": Metric("continual", SHARE, "the part of their answers' tokens that are right under teacher forcing"),
+    "learning_log_prob": Metric("continual", VALUE, "log-probability of their answers", "nats per token", (-inf, 0.0)),
+    "prior": Metric("continual", SHARE, "facts known before all stages, and learned in none, that are still emitted"),
+    "prior_tokens": Metric("continual", SHARE, "the part of their answers' tokens that are right under teacher forcing"),
+    "prior_log_prob": Metric("continual", VALUE, "log-probability of their answers", "nats per token", (-inf, 0.0)),
+    "held_out_loss": Metric("continual", VALUE, "loss on rows of the corpus that nothing reads", "nats per token", (0.0, inf)),
+    "steps_to_all": Metric("continual", VALUE, "first checkpoint at which all own facts are emitted", "steps", form=".4g"),
+    "first_layer": Metric("continual", VALUE, "first layer at which the first token of an emitted answer leads", "", (1.0, inf)),
+    "layers": Metric("continual", VALUE, "distinct first layers among emitted facts"),
+    "layer_entropy": Metric("continual", VALUE, "entropy of the distribution of their first layers", "bits", (0.0, inf)),
 }
 UNKNOWN = Metric("extraction", VALUE, "")
 

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pandas as pd
 from configs.tables import write_csv
 from eval.charts import COLOURS, HAS_INTERVAL, HUES, interval_tooltip, legend, percent_axis, var
 from eval.effects import ALL, counts
+from eval.methods import across_seeds
 from eval.metrics import is_attack, is_share
 from eval.paired_seeds import POOLED
 from eval.report import UNITS, Panel, environment, javascript, plain, render, versions, write_text
@@ -83,6 +85,7 @@ def write_overview(
     models, if there are, and `measured` what was measured at the last checkpoint of each.
     """
     across = attacks_across(shadow, points) if shadow is not None else []
+    methods = across_seeds([(settings_of_cell(point), point.findings) for point in points])
     groups = families(points)
     drawn = [_panel(family, number, points) for number, family in enumerate(groups, 1)]
     page = environment().get_template("overview.html")
@@ -97,9 +100,10 @@ def write_overview(
         charts={panel.name: panel.specification for panel in drawn},
         seeds=seeds_of_cells(points),
         across=across,
+        methods=methods,
         extractable=extractable(measured) if measured is not None else None,
         measured=measured is not None,
-        cells=len({row.cell for row in across}),
+        cells=len({row.cell for row in across} | {row.cell for row in methods}),
         versions=versions(),
         colours=COLOURS,
         javascript=javascript(),
@@ -107,6 +111,11 @@ def write_overview(
     write_csv(folder / "findings.csv", table(points))
     if measured is not None:
         write_csv(folder / "measures.csv", measured)
+    if methods:
+        columns = [{**vars(row), **vars(row.interval), "found": told(row.found)} for row in methods]
+        write_csv(folder / "methods.csv", pd.DataFrame(columns).drop(columns="interval"))
+    else:
+        (folder / "methods.csv").unlink(missing_ok=True)
     if across:
         write_csv(folder / "shadow.csv", shadow)
     else:
@@ -231,7 +240,8 @@ def chart(family: Family, points: Sequence[Point]) -> alt.LayerChart:
     title = "share" if share else "AUC" if is_attack(metric) else UNITS.get(metric, "")
     axis = percent_axis() if share else alt.Axis(format="~f", tickCount=6)
     most = {"domainMax": 1} if is_attack(metric) else {"padding": 8}
-    scale = alt.Scale(domain=[0, 1]) if share else alt.Scale(zero=False, **most)
+    least = min(0.0, rows[["value", "low"]].astype(float).min().min())  # of a difference of shares
+    scale = alt.Scale(domain=[least if isfinite(least) else 0, 1]) if share else alt.Scale(zero=False, **most)
     x = alt.X("value:Q", title=title[:1].upper() + title[1:], axis=axis, scale=scale)
     several = len(family.labels) > 1
     above = legend(None, symbolType="circle", offset=10)

@@ -11,7 +11,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from os.path import commonprefix
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import altair as alt
 import pandas as pd
@@ -29,6 +29,9 @@ from eval.effects import counts
 from eval.figures import Measured
 from eval.measures import by_field, discoverable_shares, field_table, measures, utility
 from eval.metrics import is_share
+
+if TYPE_CHECKING:
+    from eval.continual_report import ContinualSection
 
 SHOWN_OF_A_KIND = 5  # best-memorized items on the page; memorized.csv has all
 PROMPT_CHARACTERS = 140  # of the end of a prompt on the page
@@ -48,9 +51,15 @@ FIGURES: dict[str, Callable[[Measured], Chart | None]] = {  # of one model; repo
     "auc": figures.auc,
     "forgetting": figures.forgetting,
     "retention": figures.retention,
+    "probes": figures.probes,
     "accuracy": figures.accuracy,
 }
-OF_EXPOSURES = ["dose", "forgetting", "retention"]  # figures that tell when copies came, which of released models nobody knows
+OF_EXPOSURES = [
+    "dose",
+    "forgetting",
+    "retention",
+    "probes",
+]  # figures that tell when copies came, which of released models nobody knows
 TEXT = {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "titleColor": var("muted")}
 LINES = {"domainColor": var("grid"), "tickColor": var("grid"), "gridColor": var("grid"), "tickSize": 4, "labelPadding": 5}
 # Above the axis the title can be read without turning one's head, and takes no width on a phone.
@@ -99,14 +108,17 @@ def write_report(
     released: Mapping[str, Scored] | None = None,
     described: Sequence[Mapping[str, Any]] = (),
     branches: Sequence[str] = (),
+    stages: ContinualSection | None = None,
 ) -> Path:
     """Gather a run's tables, draw and render them; returns `report/index.html`. What a run has not measured is left out.
 
     `released`: the models by name, where they were not trained in the run; `described`: what is known of each of their revisions.
-    `branches`: those among the trained models, each in a sentence.
+    `branches`: those among the trained models, each in a sentence. `stages`: what is told of the stages of the run, if it has any.
     """
     items, assignment = table(run.items, ITEMS), table(run.assignment, ASSIGNMENT)
-    scored = {name: Scored([run.model(name)], run) for name in run.models()} if released is None else released
+    apart = stages.names if stages else []  # they have steps of their own, and are asked other things
+    trained = [name for name in run.models() if name not in apart]
+    scored = {name: Scored([run.model(name)], run) for name in trained} if released is None else released
     balance = pd.read_csv(run.balance) if run.balance.exists() else pd.DataFrame(columns=["item_set", "arm", "tokens_smd"])
     measured = {name: read_measured(of_model, recipe) for name, of_model in scored.items()}
     metrics = pd.concat([pd.DataFrame()] + [read_metrics(run.model(name)).assign(model=name) for name in measured])
@@ -124,7 +136,7 @@ def write_report(
     }
     wanted = FIGURES if released is None else {name: figure for name, figure in FIGURES.items() if name not in OF_EXPOSURES}
     drawn = draw(metrics, measured, wanted)
-    panels = [panel for panels in drawn.values() for panel in panels]
+    panels = [panel for panels in drawn.values() for panel in panels] + (stages.panels if stages else [])
     template = environment().get_template("report.html")
     page = template.render(
         recipe=recipe,
@@ -132,6 +144,7 @@ def write_report(
         branches=list(branches),
         summary=summary(run, recipe, metrics, measured),
         findings=findings,
+        stages=stages,
         item_sets=list(dict.fromkeys(items.item_set)),
         design=design_table(items, assignment, balance),
         drawn=drawn,

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from configs.errors import DataError, RecipeError
 from configs.tables import PLAN
 from inject.design import Shape
+from inject.mixture import Mixture
 from inject.occurrences import require_columns
 from inject.stream import Stream
 from inject.tokenizer import decode
@@ -135,6 +136,25 @@ def render(rows: Sequence[InspectedRow], step: int) -> Group:
 def _bracket(body: Text, insertion: Insertion | None, mark: str, colours: dict[str, str]) -> None:
     if insertion:
         body.append(mark, style=f"{colours[insertion.item_id]} bold reverse")
+
+
+def render_mixture(stream: Mixture, step: int, tokenizer: PreTrainedTokenizerFast, row: int | None = None) -> Group:
+    """The rows of a stage's step, or one of them by its number in the stream, for a terminal: what is learned is in brackets, and
+    padding is left out.
+    """
+    numbers = np.arange(step * stream.batch, (step + 1) * stream.batch) if row is None else np.asarray([row])
+    rows, parts = stream.rows(numbers), []
+    for number, tokens, labels in zip(numbers.tolist(), rows.tokens, rows.label_mask, strict=True):
+        part, sample = stream.drawn(number)
+        what = part.items[sample] if part.items and part.items[sample] else f"sample {sample:,}"
+        parts.append(Text(f"step {step:,}, slot {number % stream.batch}, row {number:,}: {part.name}, {what}", style="bold"))
+        learned, body = np.concatenate([[False], labels]), Text()
+        last = int(np.flatnonzero(learned)[-1]) + 1 if labels.any() else len(tokens)
+        for own in np.split(np.arange(last), np.flatnonzero(np.diff(learned[:last])) + 1):
+            text = printable(decode(tokenizer, tokens[own].tolist()))
+            body.append(f"⟦{text}⟧" if learned[own[0]] else text, style=COLOURS[0] if learned[own[0]] else "")
+        parts += [body, Text()]
+    return Group(*parts)
 
 
 def printable(text: str) -> str:

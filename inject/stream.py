@@ -127,6 +127,8 @@ def _make_room(tokens: np.ndarray, slot: np.ndarray, offset: np.ndarray, room: n
 class Stream:
     """Rows of a corpus in a keyed random order, with an overlay, and the mask of their labels."""
 
+    padded = False  # every row is full of tokens that something reads
+
     def __init__(
         self,
         corpus: Corpus,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from slurm.jobs import Job
 from slurm.submission import OVERVIEW, Task
 
-ORDER = ["corpus", "plan", "train", "eval", "report"]  # kinds of arrays; others come behind them
+ORDER = ["corpus", "plan", "train", "facts", "stage", "eval", "report"]  # kinds of arrays; others come behind them
 ACTIVE = ("queued", "running")
 
 State = tuple[str, str]  # of a job: done, running, queued, failed or missing; and SLURM's id of its task, as 12_3

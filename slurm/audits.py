@@ -10,7 +10,7 @@ from configs.errors import DataError, RecipeError
 from configs.layout import CheckpointInfo, RunLayout, file_fingerprint, write_json
 from inject.audit import audit, read_ledger
 from inject.certificate import Certificate, Violation, summary
-from inject.inspection import render, rows_of_step
+from inject.inspection import render, render_mixture, rows_of_step
 from slurm.branches import Branch
 from slurm.jobs import Experiment, read_record
 from slurm.planning import shape_of
@@ -31,6 +31,8 @@ def certify(experiment: Experiment, model: str) -> bool:
 
     Steps up to the last checkpoint are looked at: what has not left one is not part of any model.
     """
+    if model in experiment.recipe.stages:
+        return experiment.staging.certify(model)
     certificate = _audit(experiment, model)
     path = experiment.run.model(model).certificate
     write_json(path, certificate.as_json())
@@ -111,6 +113,9 @@ def _computed_otherwise(run: RunLayout, branch: Branch) -> str:
 def inspect_run(root: Path, model: str, step: int, row: int | None = None) -> None:
     """Print the rows of a step, or one of them by its number in the step, as the model saw them, insertions coloured."""
     experiment = Experiment.of(root)
+    if model in experiment.recipe.stages:
+        _inspect_stage(experiment, model, step, row)
+        return
     shape = shape_of(experiment.recipe)
     if row is not None and not 0 <= row < shape.global_batch:
         raise RecipeError(f"--row is {row}; a step has rows 0 to {shape.global_batch - 1}")
@@ -118,6 +123,17 @@ def inspect_run(root: Path, model: str, step: int, row: int | None = None) -> No
     number = None if row is None else step * shape.global_batch + row
     rows = rows_of_step(stream, plan, step, shape, experiment.corpus.tokenizer, number)
     Console(highlight=False, soft_wrap=True).print(render(rows, step))
+
+
+def _inspect_stage(experiment: Experiment, model: str, step: int, row: int | None) -> None:
+    train = experiment.recipe.stages[model].train
+    if not 0 <= step < train.steps:
+        raise RecipeError(f"--step is {step}; {model} has steps 0 to {train.steps - 1:,}")
+    if row is not None and not 0 <= row < train.global_batch:
+        raise RecipeError(f"--row is {row}; a step of {model} has rows 0 to {train.global_batch - 1}")
+    number = None if row is None else step * train.global_batch + row
+    shown = render_mixture(experiment.staging.mixing.stream(model), step, experiment.corpus.tokenizer, number)
+    Console(highlight=False, soft_wrap=True).print(shown)
 
 
 def _model(experiment: Experiment, model: str) -> str:
@@ -131,5 +147,6 @@ def _model(experiment: Experiment, model: str) -> str:
 def _planned(experiment: Experiment, model: str) -> str:
     """A model that the run trains."""
     if model not in experiment.models:
-        raise RecipeError(f"--model is {model!r}; the run has {', '.join(experiment.models)}")
+        possible = [*experiment.models, *experiment.recipe.stages]
+        raise RecipeError(f"--model is {model!r}; the run has {', '.join(possible)}")
     return model

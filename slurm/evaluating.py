@@ -11,13 +11,16 @@ import pandas as pd
 
 from configs.errors import RecipeError
 from configs.layout import write_json
-from configs.tables import EFFECTS, read_table, write_table
+from configs.tables import ASSIGNMENT, EFFECTS, ITEMS, read_table, write_table
+from eval.continual import read_continual, stage_effects
+from eval.continual_report import continual_section
 from eval.counterfactual import counterfactual
 from eval.effects import item_by_item
 from eval.evaluation import Evaluation, evaluate, score_checkpoints
-from eval.findings import findings
+from eval.findings import Claim, findings
 from eval.harness import export_tasks, run_tasks
 from eval.membership import unigram_frequencies
+from eval.methods import claim_effects, method_claims
 from eval.passes import Passes
 from eval.report import write_report
 from eval.sampling import text_losses
@@ -33,7 +36,7 @@ def evaluate_model(experiment: Experiment, model: str, shard: tuple[int, int] | 
     """Score every checkpoint of a model, or one of `shard`'s equal shares of them."""
     run, recipe = experiment.run, experiment.recipe
     items, texts, assignment = (read_table(path) for path in (run.items, run.texts, run.assignment))
-    contexts = _trained_contexts(experiment) if recipe.eval.context == "as_trained" else None
+    contexts = trained_contexts(experiment) if recipe.eval.context == "as_trained" else None
     reference = partial(text_losses, reference_model(experiment))
     longest = recipe.train.sequence_length
     passes = Passes(recipe.eval, items, texts, assignment, experiment.corpus.tokenizer, contexts, reference, longest)
@@ -84,7 +87,7 @@ def _frequencies(experiment: Experiment) -> np.ndarray | None:
     return unigram_frequencies(np.bincount(tokens, minlength=corpus.vocabulary))
 
 
-def _trained_contexts(experiment: Experiment) -> dict[tuple[str, str], list[int]]:
+def trained_contexts(experiment: Experiment) -> dict[tuple[str, str], list[int]]:
     """What preceded the first copy of each text in its row of training, the row rebuilt.
 
     A text that was never inserted gets the context of a copy of another item of its stratum, so that contexts of members and of
@@ -128,10 +131,31 @@ def _against_branches(
 
 
 def report_run(experiment: Experiment) -> None:
-    """Write the page about all models, and the findings about one of them."""
-    run, models = experiment.run, experiment.models
-    model = "perturbed" if "perturbed" in models else models[0]
-    items, assignment = (read_table(path).to_pandas() for path in (run.items, run.assignment))
+    """Write the page about all models, and the findings about one of them and about the stages."""
+    run, recipe = experiment.run, experiment.recipe
+    models = experiment.models if recipe.insert else []  # with nothing inserted there is nothing to say of pretraining
+    model = "perturbed" if "perturbed" in models or not models else models[0]
+    items, assignment, effects = ITEMS.empty_table().to_pandas(), ASSIGNMENT.empty_table().to_pandas(), []
+    if models:
+        items, assignment = (read_table(path).to_pandas() for path in (run.items, run.assignment))
+        effects = _effects(experiment, models, items, assignment)
+    claims: list[Claim] = []
+    stages = read_continual(run, recipe) if recipe.stages else None
+    if stages:
+        told = stage_effects(stages)
+        claims = method_claims(stages, recipe.eval.resamples, recipe.seed_for("assignment"))
+        effects.append(pd.DataFrame([*told, *claim_effects(claims)]))
+    together = pd.concat(effects, ignore_index=True)
+    write_table(run.root / "effects.parquet", together, EFFECTS)
+    found = findings(together, items, assignment, model, recipe.eval.primary, claims)
+    branches = [branch.told() for name, branch in experiment.branches.items() if name in models]
+    section = continual_section(stages.stages, told, found) if stages else None
+    write_report(run, recipe, found, branches=branches, stages=section)
+
+
+def _effects(experiment: Experiment, models: list[str], items: pd.DataFrame, assignment: pd.DataFrame) -> list[pd.DataFrame]:
+    """The effects of each model, and those between models."""
+    run = experiment.run
     effects = [read_table(run.model(name).scores / "effects.parquet").to_pandas() for name in models]
     if "standard" in models or experiment.branches:
         scores = {name: read_table(run.model(name).scores / "scores.parquet").to_pandas() for name in models}
@@ -142,8 +166,4 @@ def report_run(experiment: Experiment) -> None:
             if name != "standard" and (rows := item_by_item(scores[name], scores["standard"], items, assignment)):
                 effects.append(pd.DataFrame(rows))
         effects += [pd.DataFrame(_beyond_standard(experiment, name, items, assignment)) for name in models if name != "standard"]
-    together = pd.concat(effects, ignore_index=True)
-    write_table(run.root / "effects.parquet", together, EFFECTS)
-    found = findings(together, items, assignment, model, experiment.recipe.eval.primary)
-    branches = [branch.told() for name, branch in experiment.branches.items() if name in models]
-    write_report(run, experiment.recipe, found, branches=branches)
+    return effects

@@ -15,8 +15,11 @@ from configs.errors import RecipeError
 from configs.layout import contents, fingerprint
 from configs.recipe import result_settings
 from configs.schema import Recipe
+from configs.stage_checks import lineage, parent_of
+from configs.stages import START
 from slurm.branches import Branch
 
+FACTS_FORMAT, STAGE_FORMAT = 1, 1
 DECONTAMINATE_FORMAT, PLAN_FORMAT, TRAIN_FORMAT, AUDIT_FORMAT, EVAL_FORMAT, REPORT_FORMAT = 2, 2, 3, 3, 5, 4
 
 
@@ -77,7 +80,44 @@ class Fingerprints:
             raise RecipeError(f"model.start is {start}, which is no folder of a Hugging Face model: it has no config.json")
         return [start, contents({"start": start})]
 
+    @cached_property
+    def facts(self) -> str:
+        """What the facts of stages depend on, and which of them the model before the stages knows."""
+        from inject.items.commits import commits
+
+        recipe = self.recipe
+        root = lineage(recipe, next(iter(recipe.stages)))[0]
+        settings = result_settings(recipe.facts)
+        for item_set in settings.values():
+            item_set.pop("design")  # no copies are placed
+        sources = contents(settings) | commits(recipe.facts)
+        seeds = [recipe.seed_for("items"), recipe.eval.precision]
+        return fingerprint(["facts", FACTS_FORMAT, settings, sources, seeds, self.items, self._before(root)])
+
+    def _before(self, model: str) -> Any:
+        """What the weights depend on that a stage starts from."""
+        if model != START:
+            return self.train(model)
+        shape = [result_settings(self.recipe.model), self.recipe.seed_for("init")]
+        return ["start", self.corpus, shape, self.start]
+
+    def _stage(self, name: str) -> str:
+        """What a stage's training depends on."""
+        recipe = self.recipe
+        settings = result_settings(recipe.stages[name])
+        settings["train"].pop("models")
+        lines = lineage(recipe, name)[:-1]
+        formats = [recipe.stages[one].format for one in lines if one in recipe.stages]  # in which facts are replayed
+        pretraining = recipe.train
+        read = [pretraining.steps, pretraining.global_batch, pretraining.sequence_length] if pretraining.models else []
+        held_out = [pretraining.held_out_rows, pretraining.sequence_length]  # which passages and rows leave out
+        inputs = [self.corpus, self.facts, self._before(parent_of(recipe, name)), formats, read, held_out]
+        seeds = [recipe.seed_for("order"), recipe.seed_for("init")]
+        return fingerprint(["stage", STAGE_FORMAT, name, settings, inputs, seeds])
+
     def train(self, model: str) -> str:
+        if model in self.recipe.stages:
+            return self._stage(model)
         if branch := self.branches.get(model):
             return branch.fingerprint(self.train(branch.parent))
         recipe = self.recipe
@@ -92,6 +132,8 @@ class Fingerprints:
         return fingerprint(["train", TRAIN_FORMAT, model, result_settings(recipe.model), settings, seeds, inputs])
 
     def eval(self, model: str) -> str:
+        if model in self.recipe.stages:
+            return fingerprint(["eval", STAGE_FORMAT, self.train(model), self.facts, self.recipe.eval.precision])
         settings = result_settings(self.recipe.eval)
         settings.pop("primary")  # of which the report alone depends
         reference = self.recipe.eval.reference
@@ -100,7 +142,8 @@ class Fingerprints:
         return fingerprint(["eval", EVAL_FORMAT, settings, *inputs])
 
     def audit(self, model: str) -> str:
-        return fingerprint(["audit", AUDIT_FORMAT, self.train(model), self.plan])
+        plan = self.facts if model in self.recipe.stages else self.plan
+        return fingerprint(["audit", AUDIT_FORMAT, self.train(model), plan])
 
     def report(self, models: Sequence[str]) -> str:
         return fingerprint(["report", REPORT_FORMAT, [self.eval(model) for model in models], self.recipe.eval.primary])

@@ -32,6 +32,7 @@ from train.world import World
 if TYPE_CHECKING:
     from inject.corpus import Corpus
     from inject.stream import Overlay, Stream
+    from slurm.staging import Staging
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,13 @@ class Experiment:
     def models(self) -> list[str]:
         """The models that are trained: the recipe's, and their branches."""
         return with_branches(self.recipe.train.models, self.branches)
+
+    @cached_property
+    def staging(self) -> Staging:
+        """What the stages of the recipe are made of."""
+        from slurm.staging import Staging
+
+        return Staging(self)
 
     @cached_property
     def world(self) -> World:

@@ -113,7 +113,10 @@ def side_by_side(points: Sequence[Point]) -> Iterator[tuple[list[int], list[list
     findings = collect(points)
 
     def cell(row: dict[str, Any] | None) -> str:
-        return "-" if row is None else f"{estimate(row)['value']} {SHORT.get(row['verdict'], row['verdict'])}"
+        if row is None:
+            return "-"
+        verdict, _, _ = row["verdict"].partition(" (")  # what it could not be decided for is on the page
+        return f"{estimate(row)['value']} {SHORT.get(verdict, verdict)}"
 
     for first in range(0, len(points) if findings else 0, COLUMNS):
         rows = [[each.name, each.kind, *map(cell, each.found[first : first + COLUMNS])] for each in findings]

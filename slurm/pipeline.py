@@ -1,4 +1,6 @@
-"""The jobs of an experiment that trains its models: corpus -> decontaminate -> plan -> train -> audit -> eval -> report."""
+"""The jobs of an experiment that trains its models: corpus -> decontaminate -> plan -> train -> audit -> eval -> report.
+
+Stages come after: facts, which need the model before them, then training, audit and evaluation of each."""
 
 from __future__ import annotations
 
@@ -11,6 +13,8 @@ from typing import TYPE_CHECKING
 from configs.errors import DataError
 from configs.layout import read_json, write_json
 from configs.schema import Recipe
+from configs.stage_checks import parent_of
+from configs.stages import START
 from slurm.jobs import Experiment, Job
 
 if TYPE_CHECKING:
@@ -34,19 +38,42 @@ def pipeline_jobs(experiment: Experiment) -> list[Job]:
         found = [run.hits, run.decontaminated, *_decontaminated_corpus(experiment)]
         jobs.append(job("decontaminate", marks.decontaminate, found, decontaminate, "plan", "corpus"))
     jobs.append(job("plan", marks.tables, planned, make_plan, "plan", jobs[-1].name))
+    if not models:  # stages begin with a model that exists, or a new one: nothing is inserted
+        jobs = jobs[:1]
     for model in models:
         last = run.model(model).checkpoint(experiment.recipe.train.steps) / "imprint.json"
         needs = ["plan", *([f"train-{branch.parent}"] if (branch := experiment.branches.get(model)) else [])]
         jobs.append(job(f"train-{model}", marks.train(model), [last], train, f"train-{model}", *needs, model=model))
-    for model in models:
+    stages = list(experiment.recipe.stages)
+    if stages:
+        jobs.append(
+            job(
+                "facts",
+                marks.facts,
+                [run.facts],
+                find_facts,
+                "facts",
+                jobs[-1].name if not models else f"train-{experiment.staging.root}",
+            )
+        )
+    for stage in stages:
+        layout, parent = run.model(stage), parent_of(experiment.recipe, stage)
+        needs = ["facts", *([f"train-{parent}"] if parent != START else [])]
+        made = [layout.finished, layout.rows]
+        jobs.append(job(f"train-{stage}", marks.train(stage), made, train_stage, f"stage-{stage}", *needs, model=stage))
+    for model in [*models, *stages]:
         certificate = [run.model(model).certificate]
         jobs.append(job(f"audit-{model}", marks.audit(model), certificate, audit, f"eval-{model}", f"train-{model}", model=model))
-    for model in models:
+    for model in models if experiment.recipe.insert else []:
         scores = [run.model(model).scores / name for name in ("scores.parquet", "effects.parquet")]
         needs = [f"audit-{model}", *(["train-standard"] if compares_with_standard(experiment.recipe) else [])]
         jobs.append(job(f"eval-{model}", marks.eval(model), scores, evaluate, f"eval-{model}", *needs, model=model))
+    for stage in stages:
+        scores = [run.model(stage).scores / name for name in ("facts.parquet", "layers.parquet")]
+        jobs.append(job(f"eval-{stage}", marks.eval(stage), scores, evaluate_stage, f"eval-{stage}", f"audit-{stage}", model=stage))
     page = [run.report / name for name in ("index.html", "findings.json")]
-    return [*jobs, job("report", marks.report(models), page, report, "report", *(f"eval-{model}" for model in models))]
+    scored = [job.name for job in jobs if job.name.startswith("eval-")]
+    return [*jobs, job("report", marks.report([*models, *stages]), page, report, "report", *scored)]
 
 
 def compares_with_standard(recipe: Recipe) -> bool:
@@ -121,6 +148,25 @@ def train(experiment: Experiment, model: str) -> None:
     from slurm.training import train_model
 
     train_model(experiment, model)
+
+
+def find_facts(experiment: Experiment) -> None:
+    """Draw the facts of stages, and ask the model before them which it knows."""
+    experiment.staging.write_facts()
+
+
+def train_stage(experiment: Experiment, name: str) -> None:
+    """Train a stage, from its newest state if there is one; and say which rows of its stream hold which facts."""
+    from slurm.training import train_model
+
+    train_model(experiment, name)
+    if experiment.world.leads:
+        experiment.staging.write_rows(name)
+
+
+def evaluate_stage(experiment: Experiment, name: str) -> None:
+    """Ask every checkpoint of a stage for all facts."""
+    experiment.staging.evaluate(name)
 
 
 def audit(experiment: Experiment, model: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from configs.errors import RecipeError
 from configs.schema import Recipe
 from configs.slurm import Resources, Slurm
-from slurm.submission import OVERVIEW, Submission, Task
+from slurm.submission import OVERVIEW, TRAINING, Submission, Task
 
 TEMPLATE = Path(__file__).with_name("script.sbatch")
 PLAIN = re.compile(r"[\w@%+=:,./|&()\[\]*^~-]+")  # what sbatch reads as it is in a #SBATCH line
@@ -33,7 +33,11 @@ class Request:
 
 
 def request(recipe: Recipe, kind: str) -> Request:
-    """What jobs of a kind (corpus, plan, train, eval, report) ask for: `slurm.<kind>` laid over `slurm`."""
+    """What jobs of a kind (corpus, plan, train, eval, report) ask for: `slurm.<kind>` laid over `slurm`.
+
+    A stage is a training, and finding facts, which takes a model, an evaluation.
+    """
+    kind = {"stage": "train", "facts": "eval"}.get(kind, kind)
     slurm, own = recipe.slurm, getattr(recipe.slurm, kind, Resources())
     given = {f.name: getattr(own, f.name) for f in fields(Resources) if getattr(own, f.name) is not None}
     common = {name: getattr(slurm, name) for name in ("partition", "account", "qos", "constraint", "time", "cpus", "memory")}
@@ -122,7 +126,7 @@ def render(
         tasks=[] if compares else [_line(index, tasks[index], folders) for index in indices],
         modules=[shlex.quote(name) for name in recipe.slurm.modules],
         setup=recipe.slurm.setup,
-        model=shlex.quote(model) if kind == "train" else "",
+        model=shlex.quote(model) if kind in TRAINING else "",
         srun=_srun(recipe, asked, here, 'overview "${points[@]}"' if compares else 'job "$run" "${jobs[@]}"'),
     )
 
@@ -146,6 +150,8 @@ def _purpose(kind: str, model: str, name: str, points: int) -> str:
         "corpus": f"Tokenizes the corpus {of}",
         "plan": f"Makes and places the items {of}",
         "train": f"Trains the model {model} {of}",
+        "facts": f"Finds the facts that stages learn {of}",
+        "stage": f"Trains the stage {model} {of}",
         "eval": f"Audits and evaluates the model {model} {of}" if model else f"Evaluates models {of}",
         "report": f"Writes the report {of}",
         "overview": f"Compares the points of {name}",

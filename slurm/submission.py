@@ -15,6 +15,7 @@ from configs.errors import DataError
 from configs.layout import read_json, write_json
 
 RECORD = "submission.json"
+TRAINING = ["train", "stage"]  # kinds of arrays whose tasks train a model
 OVERVIEW = "overview"  # the array, and its one job, that compares the points of a sweep
 
 

@@ -22,11 +22,12 @@ from configs.errors import ImprintError, RecipeError
 from configs.layout import fingerprint
 from configs.recipe import differences, load_recipe, result_settings
 from configs.schema import Recipe
+from configs.stage_checks import trainings
 from slurm.arrays import Arrays, Call, State, Wait
 from slurm.fingerprints import Fingerprints
 from slurm.jobs import Experiment
 from slurm.scripts import ranges, render, request
-from slurm.submission import OVERVIEW, Array, Submission, Task
+from slurm.submission import OVERVIEW, TRAINING, Array, Submission, Task
 from slurm.turn import nothing_left
 
 NAMED = 5  # jobs that a sentence names, of those of which it says the same
@@ -120,6 +121,10 @@ class Unseen(Fingerprints):
         return "unseen"
 
     @cached_property
+    def facts(self) -> str:
+        return "unseen"
+
+    @cached_property
     def start(self) -> list[Any]:
         return ["unseen"]
 
@@ -193,7 +198,7 @@ def refuse_impossible(experiments: Sequence[Experiment]) -> None:
 
 def refuse_trainings(work: Work, dry_run: bool = False) -> None:
     """RecipeError for a batch or a model that no training could do. A dry run does not look at a model of the hub."""
-    trained = [call for call in work.calls if call.array.startswith("train-")]
+    trained = [call for call in work.calls if call.array.partition("-")[0] in TRAINING]
     found = {work.arrays.owners[call.array][index] for call in trained for index in call.indices}
     checked: list[Any] = []
     for recipe in (work.experiments[index].recipe for index in sorted(found)):
@@ -208,17 +213,18 @@ def _refuse_training(recipe: Recipe, dry_run: bool) -> None:
     from train.model import check_model
     from train.world import World
 
-    train, asked = recipe.train, request(recipe, "train")
+    asked = request(recipe, "train")
     processes = asked.nodes * asked.tasks
-    if processes > 1 and train.devices not in (0, processes):
-        raise RecipeError(
-            f"train.devices is {train.devices}, but {asked.nodes} nodes with {asked.tasks} processes each make {processes}; leave "
-            "train.devices out, or change slurm.nodes, slurm.gpus or slurm.tasks"
-        )
-    shared_out(train, World(size=max(processes, train.devices)))
-    check_loggers(train.loggers)
-    if not (dry_run and recipe.model.start and not Path(recipe.model.start).exists()):  # of the hub
-        check_model(recipe.model, 1, train.sequence_length)
+    for train in trainings(recipe):
+        if processes > 1 and train.devices not in (0, processes):
+            raise RecipeError(
+                f"train.devices is {train.devices}, but {asked.nodes} nodes with {asked.tasks} processes each make {processes}; "
+                "leave train.devices out, or change slurm.nodes, slurm.gpus or slurm.tasks"
+            )
+        shared_out(train, World(size=max(processes, train.devices)))
+        check_loggers(train.loggers)
+        if not (dry_run and recipe.model.start and not Path(recipe.model.start).exists()):  # of the hub
+            check_model(recipe.model, 1, train.sequence_length)
 
 
 def again(submission: Submission) -> str:

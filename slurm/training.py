@@ -5,20 +5,27 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from configs.errors import ImprintError, RecipeError
 from configs.lock import Lock
-from configs.schema import Recipe
+from configs.schema import Model, Recipe, Train
+from configs.stage_checks import trainings
 from configs.tables import read_table
 from slurm.jobs import Experiment
 from train.world import World, start
+
+if TYPE_CHECKING:
+    from train.loop import Trajectory
+    from train.probe_schedule import Schedule, Scorer
 
 FOLLOWER_SECONDS = 120  # that a process waits for one that leads and shows no sign of life
 
 
 def train_model(experiment: Experiment, model: str) -> None:
     """Train a model, with further processes on this machine where `train.devices` asks for them and no launcher started any."""
-    world, devices = World.here(), experiment.recipe.train.devices
+    recipe, world = experiment.recipe, World.here()
+    devices = (recipe.stages[model].train if model in recipe.stages else recipe.train).devices
     with experiment.stop:
         if world.size == 1 and devices > 1:
             with start(devices, ["-P", "-m", "slurm.worker", str(experiment.run.root.resolve()), model]) as leading:
@@ -28,11 +35,21 @@ def train_model(experiment: Experiment, model: str) -> None:
 
 
 def _train(experiment: Experiment, model: str, world: World) -> None:
+    from train.loop import train
+
+    trajectory = (
+        experiment.staging.trajectory(model) if model in experiment.recipe.stages else _pretraining(experiment, model, world)
+    )
+    train(trajectory, experiment.run.model(model), experiment.cache, world, experiment.stop)
+
+
+def _pretraining(experiment: Experiment, model: str, world: World) -> Trajectory:
+    """The training of a model on the corpus, with what is inserted."""
     from inject.hub import pinned_model
     from inject.stream import check_length
     from slurm.planning import read_plan
     from train.branch import branch_off
-    from train.loop import Trajectory, train
+    from train.loop import Trajectory
     from train.milestones import exposure_windows
 
     recipe, corpus, marks = experiment.recipe, experiment.corpus, experiment.fingerprints
@@ -42,8 +59,9 @@ def _train(experiment: Experiment, model: str, world: World) -> None:
     if branch and world.leads:
         with Lock(layout.root, patient=world.scheduled):
             branch_off(experiment.run.model(branch.parent), layout, branch.step, marks.train(model))
+    probes, scorer = _probes(experiment, model)
     pinned = recipe.model.start and pinned_model(recipe.model.start)  # a branch may move while it is read
-    trajectory = Trajectory(
+    return Trajectory(
         model,
         replace(recipe.model, start=pinned),
         recipe.train,
@@ -55,12 +73,45 @@ def _train(experiment: Experiment, model: str, world: World) -> None:
         plan=marks.plan if model != "standard" else "",
         config=marks.train(model),
         branched=branch.step if branch else 0,
+        probes=probes,
+        scorer=scorer,
     )
-    train(trajectory, layout, experiment.cache, world, experiment.stop)
+
+
+def _probes(experiment: Experiment, model: str) -> tuple[Schedule, Scorer | None]:
+    """What is scored around exposures while a model is trained, and how; nothing unless it is asked for."""
+    from train.probe_schedule import probe_schedule
+
+    recipe, run = experiment.recipe, experiment.run
+    settings = recipe.train.probes
+    if not settings.items:
+        return {}, None
+    from eval.probing import TextScorer
+
+    items, texts = read_table(run.items), read_table(run.texts)
+    context = [] if recipe.eval.context == "none" else [experiment.corpus.end_of_text]
+    contexts = None
+    if recipe.eval.context == "as_trained":
+        from slurm.evaluating import trained_contexts
+
+        contexts = trained_contexts(experiment)
+    scorer = TextScorer(items, texts, context, contexts)
+    plan = experiment.plan_of(model, ["row", "offset", "item_id", "variant"])
+    shape = recipe.train.global_batch, recipe.train.steps
+    return probe_schedule(plan, items, read_table(run.assignment), scorer.texts, settings, *shape), scorer
 
 
 def refuse_impossible(recipe: Recipe, world: World) -> None:
     """RecipeError for what these processes can't do, and models that can't be built, told before anything is made."""
+    from inject.design import cells
+    from train.probe_schedule import check_arms
+
+    check_arms(recipe.train.probes, [cell.name for own in cells(recipe.insert, recipe.train.steps).values() for cell in own])
+    for settings in trainings(recipe):
+        _refuse_impossible(recipe.model, settings, world)
+
+
+def _refuse_impossible(shape: Model, settings: Train, world: World) -> None:
     import torch
 
     from train.engine import device_of
@@ -68,7 +119,6 @@ def refuse_impossible(recipe: Recipe, world: World) -> None:
     from train.loggers import check_loggers
     from train.model import check_model, prepare
 
-    settings = recipe.train
     if world.size > 1 and settings.devices not in (0, world.size):
         raise RecipeError(
             f"train.devices is {settings.devices}, but srun or torchrun started {world.size} processes; "
@@ -90,7 +140,7 @@ def refuse_impossible(recipe: Recipe, world: World) -> None:
             f"train.strategy {strategy} needs the package deepspeed; run: pip install deepspeed, or set single or ddp"
         )
     check_loggers(settings.loggers)
-    model = check_model(recipe.model, 1, settings.sequence_length)  # whether the tokenizer fits is seen when it is made
+    model = check_model(shape, 1, settings.sequence_length)  # whether the tokenizer fits is seen when it is made
     prepare(model, settings, device_of(world))
 
 

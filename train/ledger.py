@@ -31,7 +31,7 @@ class Ledger:
         self.layout, self.first, self.gather = layout, step, gather
         self._rows: list[dict] = []
         if gather(step) is not None:
-            _written(lambda: _cut(layout, step))
+            written("the ledger", lambda: _cut(layout, step))
 
     def add(self, step: int, learning_rate: float, consumed: bool, digests: list[bytes]) -> None:
         """Record a step. `digests`: of the rows this process read, in the order of their slots; a lower rank has lower slots."""
@@ -47,16 +47,17 @@ class Ledger:
         if shares is not None and self._rows:
             whole = [[digest for part in parts for digest in part] for parts in zip(*shares, strict=True)]
             rows = [{**row, "rows_sha256": digests} for row, digests in zip(self._rows, whole, strict=True)]
-            _written(lambda: write_table(self.layout.ledger(self.first, last), rows, LEDGER))
+            written("the ledger", lambda: write_table(self.layout.ledger(self.first, last), rows, LEDGER))
         self.first, self._rows = last, []
 
 
-def _written(write: Callable[[], None]) -> None:
+def written(what: str, write: Callable[[], None]) -> None:
+    """Write a table of a training. ImprintError where the disk refuses."""
     try:
         write()
     except OSError as error:
         raise ImprintError(
-            f"the ledger can't be written: {error}; what was saved before is whole, and running again goes on from it"
+            f"{what} can't be written: {error}; what was saved before is whole, and running again goes on from it"
         ) from error
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,21 +17,30 @@ from configs.layout import CheckpointInfo, ModelLayout, remove_leftovers, write_
 from configs.lock import Lock
 from configs.progress import progress
 from configs.schema import Model, Train
+from inject.mixture import Mixture, used
 from inject.stream import Stream, row_digests
 from train.checkpoint import made_with, newest_state, read_state, save_checkpoint, save_state
-from train.engine import Engine, connected, engine_of, together
+from train.engine import Engine, connected, engine_of, require_whole_parameters, together
 from train.execution import Execution, settle, shared_out
 from train.flops import assumed_peak, flops_per_token
 from train.held_out import held_out_loss, held_out_tokens, told
 from train.ledger import Ledger
+from train.lora import is_expanded, merged
 from train.metrics import Metrics
 from train.milestones import Milestones, milestones
 from train.model import build_model, prepare, started_moments
-from train.objective import Objective
+from train.objective import Objective, Term
+from train.probe_schedule import Schedule, Scorer
+from train.probes import Probing
 from train.schedule import learning_rate
 from train.spikes import Guard
+from train.stages import Ending
 from train.stop import Stop
 from train.world import World
+
+# Given the model as its training starts and the device that it trains on: changes it, if it is to be changed before that, and says
+# which terms are added to its loss. Called again where training goes on, before the state is read into the model.
+Adapt = Callable[[PreTrainedModel, torch.device], Sequence[Term]]
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,7 @@ class Trajectory:
     name: str
     model: Model
     train: Train
-    stream: Stream
+    stream: Stream | Mixture
     tokenizer: PreTrainedTokenizerFast
     init_seed: int
     windows: Sequence[tuple[int, int]]  # steps of the first and the last exposure of each window of the design
@@ -49,6 +58,11 @@ class Trajectory:
     plan: str
     config: str
     branched: int = 0  # the step at which it left its parent's trajectory: it has no checkpoints of its own before
+    held_out: np.ndarray = field(default_factory=lambda: np.zeros((0, 1), np.int64))  # of a stage: tokens (n, S + 1) of such rows
+    ending: Ending | None = None  # of a stage: when it ends before its last step, if it does
+    probes: Schedule = field(default_factory=dict)  # what is scored around exposures, and how
+    scorer: Scorer | None = None
+    adapt: Adapt | None = None  # of a stage
 
 
 def train(trajectory: Trajectory, layout: ModelLayout, cache: Path, world: World, stop: Stop) -> None:
@@ -96,8 +110,10 @@ class Training:
         self.trajectory, self.settings, self.layout, self.world, self.stop = trajectory, settings, layout, world, stop
         self.stream = trajectory.stream
         model, moments, trainer, self.first = new_model(trajectory), {}, {}, 0
+        torch.set_num_threads(execution.threads)  # before adapt: a Fisher information taken again is the same bits
+        terms = trajectory.adapt(model, fabric.device) if trajectory.adapt else ()
         if state is None:
-            moments = started_moments(trajectory.model) or {}
+            moments = {} if trajectory.ending else started_moments(trajectory.model) or {}  # a stage's averages begin at zero
         else:
             found = read_state(state, {name: p.shape for name, p in model.named_parameters()})
             if found.info.config != trajectory.config:
@@ -107,13 +123,20 @@ class Training:
         flops = flops_per_token(model, settings.sequence_length)
         peak = assumed_peak(fabric.device, execution.precision, world.size, settings.peak_tflops)
         self.guard = Guard(settings.spikes, self.first, trainer.get("spikes"), scaled=execution.precision == "fp16")
-        self.engine = new_engine(fabric, trajectory, model, settings, execution, world, self.guard)
+        self.engine = new_engine(fabric, trajectory, model, settings, execution, world, self.guard, terms)
         self.engine.scale.load(trainer.get("loss_scale"))
         if moments:
             self.engine.load_moments(moments)
         self.milestones: Milestones = milestones(settings, trajectory.windows)
-        self.held_out = held_out_tokens(settings, self.stream)
+        self.held_out = trajectory.held_out
+        if isinstance(self.stream, Stream):
+            self.held_out = held_out_tokens(settings, self.stream)
+        self.ending = trajectory.ending
+        if self.ending:
+            self.ending.load(trainer.get("ending"))
         self.ledger = Ledger(layout, self.first, self.engine.gather)
+        probes, scorer, vocabulary = trajectory.probes, trajectory.scorer, trajectory.stream.corpus.vocabulary
+        self.probes = Probing(layout, probes, scorer, settings, self.engine, vocabulary, self.first)
         self.info = CheckpointInfo(
             trajectory.name, 0, 0, 0, trajectory.corpus, trajectory.plan, trajectory.config, {}, "",
             made_with(execution.precision, settings.strategy, world.size),
@@ -137,6 +160,7 @@ class Training:
                 else missing(layout, self.milestones, trajectory.branched, self.first),
                 peak.told if peak.flops or fabric.device.type == "cuda" else "",
                 told(settings, len(self.held_out)),
+                self.probes.announced(),
             ]
             for line in filter(None, lines):
                 print(f"  {line}", flush=True)
@@ -147,18 +171,26 @@ class Training:
         shown = progress(f"train {self.trajectory.name}", "steps", settings.steps, done=self.first, shown=self.world.leads)
         with self.metrics as metrics, shown as meter:
             if self.first == 0:
+                self.probes.take(0)
                 self._save(0)
-            for step in range(self.first, settings.steps):
-                note, asked = self.step(step)
-                stopping = asked and step + 1 < settings.steps
+            step, ended, stopping = self.first, bool(self.ending and self.ending.why), False
+            while step < settings.steps and not (ended or stopping):
+                with self.probes.budget.stepping():
+                    note, asked = self.step(step)
+                step += 1
                 with metrics.aside():
-                    self._save(step + 1, stopping)
+                    self.probes.take(step)
+                    ended = self.ending is not None and self.ending.ends(step - 1, self.loss, self.engine)
+                    stopping = asked and step < settings.steps and not ended
+                    self._save(step, stopping, ended)
                 meter.advance(1, note)
-                if stopping:
-                    break
-            else:
-                return None
-        return self._stopped(step + 1)
+        if stopping:
+            return self._stopped(step)
+        if self.world.leads and (told_of_probes := self.probes.told()):
+            print(f"  {told_of_probes}", flush=True)
+        if self.ending:
+            self._finished(step)
+        return None
 
     def step(self, step: int) -> tuple[str | None, bool]:
         """Take one step, from its rows to its line in the ledger; what there is to say of it, if anything, and whether to stop."""
@@ -167,12 +199,20 @@ class Training:
         numbers = step * batch + self.world.rank * share + np.arange(share)
         rows = self.stream.rows(numbers)
         labels = self.engine.total(int(rows.label_mask.sum()))
-        accumulate(self.engine, rows.tokens, rows.label_mask, numbers, labels, settings)
+        length = used(rows.label_mask) if self.stream.padded else settings.sequence_length
+        accumulate(self.engine, rows.tokens[:, : length + 1], rows.label_mask[:, :length], numbers, labels, settings)
         digests = row_digests(rows.tokens, rows.label_mask)  # while the device computes
         rate = learning_rate(settings, step)
-        applied, grad_norm, loss, asked = self.engine.step(rate, self.stop.asked is not None)
+        applied, grad_norm, self.loss, asked = self.engine.step(rate, self.stop.asked is not None)
         self.ledger.add(step, rate, applied, digests)
-        return self.metrics.taken(step, loss, rate, grad_norm, applied, self.guard.reason), asked
+        return self.metrics.taken(step, self.loss, rate, grad_norm, applied, self.guard.reason), asked
+
+    def _finished(self, step: int) -> None:
+        """Record at which step a stage has ended, and why."""
+        with together(self.engine.fabric):
+            if self.world.leads and self.ending:
+                write_json(self.layout.finished, {"step": step, "steps": self.settings.steps, "why": self.ending.why})
+                print(f"  {self.trajectory.name} ended after {step:,} steps: {self.ending.why}", flush=True)
 
     def _stopped(self, step: int) -> str:
         """Record that training stopped before `step`; a sentence that says so, the same on every process."""
@@ -185,28 +225,32 @@ class Training:
                 sentence += "and run again it goes on"
         return str(self.engine.fabric.broadcast(sentence))
 
-    def _save(self, step: int, stopping: bool = False) -> None:
-        """Leave a checkpoint and a resume state where the schedule has one, and a state where training stops.
+    def _save(self, step: int, stopping: bool = False, ended: bool = False) -> None:
+        """Leave a checkpoint and a resume state where the schedule has one, or training has ended; and a state where it stops.
 
         See train/checkpoint.py on why in this order.
         """
-        kept, resumed = self.milestones.keeps(step), self.milestones.resumes(step) or stopping
+        kept, resumed = self.milestones.keeps(step) or ended, self.milestones.resumes(step) or stopping or ended
         if not (kept or resumed):
             return
         with together(self.engine.fabric):
             self.ledger.commit()
+            self.probes.commit(step)
         if kept and len(self.held_out):
             self.metrics.held_out(step, held_out_loss(self.engine, self.held_out, self.settings.micro_batch or 1))
-        settings, resumable = self.settings, step in self.milestones.resumable
+        settings, model = self.settings, self.engine.model
+        resumable = step in self.milestones.resumable and not is_expanded(model)
         tokens = step * settings.global_batch * settings.sequence_length
         info = replace(self.info, step=step, tokens=tokens, row=step * settings.global_batch, files={})
         weights = self.engine.weights()
         moments = self.engine.moments() if resumed or resumable else {}
         trainer = {"spikes": self.guard.state(), "loss_scale": self.engine.scale.state()}
+        trainer |= {"ending": self.ending.state()} if self.ending else {}
         with together(self.engine.fabric):
             if kept and self.world.leads:
                 state = (moments, trainer) if resumable else None
-                save_checkpoint(self.layout.checkpoint(step), self.engine.model, weights, self.trajectory.tokenizer, info, state)
+                plain = merged(model, weights)
+                save_checkpoint(self.layout.checkpoint(step), model, plain, self.trajectory.tokenizer, info, state)
             if resumed and self.world.leads:
                 save_state(self.layout, weights, moments, trainer, info)
 
@@ -260,11 +304,19 @@ def new_engine(
     execution: Execution,
     world: World,
     guard: Guard,
+    terms: Sequence[Term] = (),
 ) -> Engine:
-    """The engine of a model that holds its weights."""
+    """The engine of a model that holds its weights; `terms` are added to its loss."""
+    if terms or is_expanded(model):
+        require_whole_parameters(settings.strategy)
     end_of_text = trajectory.stream.corpus.end_of_text
     objective = Objective(
-        model, end_of_text, mask_documents=settings.mask_documents, chunk=settings.loss_chunk, seed=trajectory.init_seed
+        model,
+        end_of_text,
+        mask_documents=settings.mask_documents,
+        chunk=settings.loss_chunk,
+        seed=trajectory.init_seed,
+        terms=terms,
     )
     prepare(model, settings, fabric.device)
     return engine_of(settings.strategy)(fabric, objective, settings, execution, world, guard.admits)

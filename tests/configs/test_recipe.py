@@ -204,9 +204,16 @@ def test_a_name_that_is_no_folder_name_is_refused(recipe, name):
 def test_result_settings_leave_out_every_execution_setting():
     settings = result_settings(Recipe())
     assert not {"name", "runs", "cache"} & set(settings)
-    assert not {"threads", "micro_batch", "log_every"} & set(settings["train"])
+    assert not {"threads", "micro_batch", "log_every", "probes"} & set(settings["train"])
     assert "resume_every" not in settings["train"]["checkpoints"]
     assert "batch_tokens" not in settings["eval"]
+
+
+def test_probes_follow_copies_so_a_stage_neither_has_nor_inherits_them(recipe):
+    stage = "stages={later: {data: [corpus], train: {steps: 5}}}"
+    assert load_recipe(recipe, [stage, "train.probes.items=3"]).stages["later"].train.probes.items == 0
+    told = refusal(recipe, "stages={later: {data: [corpus], train: {steps: 5, probes: {items: 3}}}}")
+    assert "stages.later.train.probes.items is 3" in told
 
 
 def test_result_settings_hold_every_other_setting(recipe):

@@ -251,3 +251,34 @@ def test_extraction_is_told_by_copies_prefix_and_point() -> None:
 
 def test_without_such_measures_there_is_no_table() -> None:
     assert extractable(pd.DataFrame([rate("extracted", "16x", "small", 0.3)])) is None
+
+
+# ------------------------------------------------------------------------------------------------ methods over seeds
+
+
+@pytest.fixture(scope="module")
+def methods(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    told = {"key": "remix/text/retention/A", "metric": "retention", "kind": "A", "arm": "text"}
+    found = [finding("more of A is retained in text than in none", value, **told) for value in (-0.5, -0.51, -0.52)]
+    points = [Point(f"seed-{n}", {"seed": n}, DONE, findings=[row]) for n, row in enumerate(found)]
+    return write_overview(tmp_path_factory.mktemp("methods") / "overview", "remix", points).parent
+
+
+def test_methods_are_compared_over_seeds(methods: Path) -> None:
+    text = (methods / "index.html").read_text()
+    section = text.split('<section id="methods">')[1].split("</section>")[0]
+    assert words(section).endswith("more of A is retained in text than in none −50% −51% −52% −51% −53% to −49% no")
+    assert "Of methods against forgetting it is made below" in words(text.split('<section id="methods">')[0])
+    [row] = pd.read_csv(methods / "methods.csv").to_dict("records")
+    assert (row["key"], row["n"], row["verdict"], row["found"]) == ("remix/text/retention/A", 3, "no", "[-0.5, -0.51, -0.52]")
+
+
+def test_differences_of_shares_below_zero_are_drawn(methods: Path) -> None:
+    [specification] = charts((methods / "index.html").read_text().replace(javascript(), "")).values()
+    scales = [layer["encoding"]["x"].get("scale") for layer in specification["layer"] if "scale" in layer["encoding"].get("x", {})]
+    assert scales[0]["domain"] == [-0.77, 1]
+
+
+def test_a_sweep_without_methods_says_nothing_of_them(page: str, folder: Path) -> None:
+    assert 'id="methods"' not in page
+    assert not (folder / "methods.csv").exists()

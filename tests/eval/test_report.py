@@ -300,7 +300,7 @@ def test_a_run_without_a_family_leaves_out_its_figure_and_says_so(write_run: Wri
     run, recipe = write_run(sets=["people"])
     page = write_report(run, recipe, []).read_text()
     assert not {"exposure", "accuracy"} & set(sections(page))
-    assert "Not measured in this run: discoverable, exposure, retention, accuracy." in page
+    assert "Not measured in this run: discoverable, exposure, retention, probes, accuracy." in page
     assert "<dt>Exposure" not in page
 
 

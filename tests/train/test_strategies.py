@@ -73,5 +73,20 @@ def test_fp16_takes_its_steps_and_leaves_out_one_that_overflows(told: dict, stra
     assert told[f"{strategy}, fp16 scale"] == 2**39
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "zero_1", "zero_2"])
+@pytest.mark.parametrize("way", ["with terms", "low rank"])
+def test_terms_of_the_loss_and_low_rank_matrices_are_the_same_on_two_devices(told: dict, strategy: str, way: str) -> None:
+    steps, alone = told[f"{strategy}, {way}"], told[f"single, {way}"]
+    assert losses(steps) == pytest.approx(losses(alone), rel=EXACT)
+    assert norms(steps) == pytest.approx(norms(alone), rel=1e-5)
+    assert losses(alone)[0] == pytest.approx(losses(told["single"])[0], rel=EXACT)  # where training starts, they change nothing
+    assert losses(alone)[3] != pytest.approx(losses(told["single"])[3], rel=EXACT)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "zero_1", "zero_2"])
+def test_a_loaded_state_with_low_rank_matrices_goes_on_to_the_last_bit(told: dict, strategy: str) -> None:
+    assert told[f"{strategy}, low rank, resumed"] == told[f"{strategy}, low rank, unbroken"]
+
+
 def test_the_optimizer_may_live_in_the_processors_memory(told: dict) -> None:
     assert losses(told["zero_1, offloaded"]) == pytest.approx(losses(told["single"])[:4], rel=EXACT)

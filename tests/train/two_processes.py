@@ -6,7 +6,7 @@ python two_processes.py OUT
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ from configs.schema import Model, Train
 from train.engine import Engine, connected, engine_of
 from train.execution import Execution
 from train.loop import accumulate
+from train.lora import expand
 from train.model import build_model
-from train.objective import Objective
+from train.objective import Objective, Term
+from train.penalty import DivergenceFromFrozen, ElasticWeightConsolidation
 from train.world import World, start
 
 ROWS, LENGTH, STEPS = 8, 32, 4
@@ -26,17 +28,26 @@ State = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]
 
 
 def engines(settings: Train, world: World, state: State | None = None, **options: Any) -> Iterator[Engine]:
-    """One engine of a small model with dropout, drawn or loaded."""
+    """One engine of a small model with dropout, drawn or loaded; with `terms` in its loss, with matrices of rank `lora`."""
     model = build_model(Model(layers=2, width=64, heads=4, dropout=0.1), 320, LENGTH, end_of_text=0, seed=1)
+    terms = new_terms(model) if options.pop("terms", False) else []
+    if rank := options.pop("lora", 0):
+        expand(model, rank, alpha=16.0, seed=2)
     if state:
         model.load_state_dict(state[0], strict=False)
     execution = Execution(options.pop("precision", "fp32"), 1)
     admits = options.pop("admits", lambda *values: all(map(math.isfinite, values)))
     with connected(settings, world) as fabric:
-        engine = engine_of(settings.strategy)(fabric, Objective(model, 0, seed=5), settings, execution, world, admits)
+        objective = Objective(model, 0, seed=5, terms=terms)
+        engine = engine_of(settings.strategy)(fabric, objective, settings, execution, world, admits)
         if state:
             engine.load_moments(state[1])
         yield engine
+
+
+def new_terms(model: Any) -> Sequence[Term]:
+    ones = {name: torch.ones_like(parameter) for name, parameter in model.named_parameters()}
+    return [ElasticWeightConsolidation(model, ones, weight=0.1), DivergenceFromFrozen(model, weight=1.0)]
 
 
 def train(engine: Engine, first: int, last: int) -> list[list[float]]:
@@ -82,6 +93,15 @@ def run(world: World, out: Path) -> None:
             engine.scale.value = 2.0**40  # overflows
             told[f"{strategy}, fp16 overflow"] = train(engine, 0, 1)
             told[f"{strategy}, fp16 scale"] = engine.scale.value
+    for strategy in ("ddp", "zero_1", "zero_2"):
+        for engine in engines(settings(strategy, 2), world, terms=True):
+            told[f"{strategy}, with terms"] = train(engine, 0, STEPS)
+        for engine in engines(settings(strategy, 2), world, lora=4):
+            told[f"{strategy}, low rank"] = train(engine, 0, STEPS)
+            low_rank = deepcopy(engine.fabric.broadcast((engine.weights(), engine.moments())))
+            told[f"{strategy}, low rank, unbroken"] = train(engine, STEPS, 2 * STEPS)
+        for engine in engines(settings(strategy, 2), world, low_rank, lora=4):
+            told[f"{strategy}, low rank, resumed"] = train(engine, STEPS, 2 * STEPS)
     for engine in engines(settings("zero_3", 2), world, states["zero_1"]):
         told["zero_1 to zero_3"] = train(engine, STEPS, 2 * STEPS)
     for engine in engines(settings("zero_2", 2), world, states["ddp"]):
@@ -97,6 +117,10 @@ def run(world: World, out: Path) -> None:
         told["zero_3 to single"] = train(engine, STEPS, 2 * STEPS)
     for engine in engines(settings("single", 1), alone, precision="bf16"):
         told["single, bf16"] = train(engine, 0, STEPS)
+    for engine in engines(settings("single", 1), alone, terms=True):
+        told["single, with terms"] = train(engine, 0, STEPS)
+    for engine in engines(settings("single", 1), alone, lora=4):
+        told["single, low rank"] = train(engine, 0, STEPS)
     for engine in engines(settings("single", 1), alone, admits=refuse_second()):
         told["single, second refused"] = train(engine, 0, STEPS)
     out.write_text(json.dumps(told))

@@ -1,0 +1,244 @@
+"""Continual training: what the jobs of stages do (facts, train, audit, eval), and what each depends on.
+
+A stage is a model of the run that starts from another one's last weights. Its stream (inject/mixture.py) is a function of the facts
+in facts.parquet and of the recipe, so its ledger is audited by making every row anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from configs.errors import RecipeError
+from configs.layout import CheckpointInfo, file_fingerprint, fingerprint, read_json, write_json
+from configs.schema import Model
+from configs.stage_checks import lineage, parent_of
+from configs.stages import START
+from configs.tables import FACTS, STAGE_ROWS, read_table, write_table
+from inject.attestation import attest, summary
+from inject.certificate import Violation
+from inject.questions import PLAIN, Fact, fact_of, facts_of, refuse_overlap
+from slurm.mixing import Mixing
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from eval.facts import AskedFact
+    from inject.items.item import Item
+    from slurm.jobs import Experiment
+    from train.loop import Trajectory
+    from train.objective import Term
+
+
+class Staging:
+    """The stages of an experiment."""
+
+    def __init__(self, experiment: Experiment):
+        self.experiment, self.recipe, self.run = experiment, experiment.recipe, experiment.run
+        self.root = lineage(self.recipe, next(iter(self.recipe.stages)))[0]
+
+    @cached_property
+    def mixing(self) -> Mixing:
+        return Mixing(self.experiment)
+
+    # -------------------------------------------------------------------------------------------- which models they start from
+
+    def weights_of(self, model: str) -> str | None:
+        """The folder, or name of the hub, of a model's last weights, or of those of `start`; None where these are to be drawn."""
+        return self.recipe.model.start if model == START else str(self.last_checkpoint(model))
+
+    def last_checkpoint(self, model: str) -> Path:
+        """The checkpoint with which a model's training ended."""
+        layout = self.run.model(model)
+        step = read_json(layout.finished)["step"] if model in self.recipe.stages else self.recipe.train.steps
+        return layout.checkpoint(step)
+
+    # -------------------------------------------------------------------------------------------- facts
+
+    def write_facts(self) -> None:
+        """Draw the facts, and ask the model before all stages which of them it knows."""
+        if not self.recipe.train.models:  # nothing was planned, so the run does not know its corpus yet
+            self.run.corpus.unlink(missing_ok=True)
+            self.run.corpus.symlink_to(self.experiment.base_corpus.folder.resolve())
+        drawn = self.draw()
+        start = self.weights_of(self.root)
+        known = self._known([fact for fact, _ in drawn], _folder(start)) if start else set()
+        rows = [{**asdict(fact), "inserted": inserted, "known": fact.item_id in known} for fact, inserted in drawn]
+        write_table(self.run.facts, rows, FACTS)
+        print(f"  {len(rows):,} facts, of which {self.root} knows {len(known):,}", flush=True)
+
+    def _known(self, facts: Sequence[Fact], folder: Path) -> set[str]:
+        """The facts whose answer a model emits."""
+        from eval.extraction import extracted
+        from eval.forward import load_model
+        from eval.scoring import score_tokens
+
+        settings, examples = self.recipe.eval, self.mixing.examples(facts, PLAIN)
+        model, texts = load_model(folder, settings.precision), [example.tokens for example in examples]
+        lead = [self.experiment.corpus.end_of_text]
+        return {
+            facts[i].item_id
+            for i, scores in score_tokens(model, texts, [lead], settings.batch_tokens)
+            if extracted(scores.argmax, texts[i], examples[i].answer)
+        }
+
+    def draw(self) -> list[tuple[Fact, bool]]:
+        """The facts of `facts`, and of each item of `insert` its own where it has one; and which of the two each is."""
+        sets: dict[str, list[Fact]] = {}
+        for fact in facts_of(self._items()):
+            sets.setdefault(fact.item_set, []).append(fact)
+        refuse_overlap(sets)
+        inserted = [asked for item in self._inserted() if (asked := fact_of(item))]
+        return [*((fact, False) for own in sets.values() for fact in own), *((fact, True) for fact in inserted)]
+
+    def _items(self) -> list[Item]:
+        from inject.items.make import make_items
+        from slurm.planning import material_of
+
+        try:
+            return make_items(self.recipe.facts, self.recipe.seed_for("items"), material_of(self.experiment.corpus.tokenizer))
+        except RecipeError as error:  # the makers know no sets but those of `insert`
+            raise RecipeError(str(error).replace("insert.", "facts.")) from error
+
+    def _inserted(self) -> list[Item]:
+        """The items of `insert` as they were planned."""
+        from slurm.planning import make_texts
+
+        redrawn = read_json(self.run.decontaminated)["redrawn"] if self.run.decontaminated.exists() else ()
+        return make_texts(self.recipe, self.experiment.corpus.tokenizer, redrawn)[0] if self.recipe.insert else []
+
+    # -------------------------------------------------------------------------------------------- training
+
+    def trajectory(self, name: str) -> Trajectory:
+        """A stage's training, from its parent's last weights on."""
+        from train.loop import Trajectory
+        from train.stages import Ending
+
+        stage, recipe, corpus = self.recipe.stages[name], self.recipe, self.experiment.corpus
+        mixing = self.mixing
+        return Trajectory(
+            name,
+            self._model(name),
+            stage.train,
+            mixing.stream(name),
+            corpus.tokenizer,
+            recipe.seed_for("init"),
+            windows=[],
+            corpus=corpus.meta["fingerprint"],
+            plan="",
+            config=self.experiment.fingerprints.train(name),
+            held_out=mixing.base.base_tokens(mixing.held_out),
+            ending=Ending(stage.until, mixing.asked(name), stage.train),
+            adapt=partial(self._adapt, name),
+        )
+
+    def _model(self, name: str) -> Model:
+        """The model that a stage trains: a new one as the recipe says, or one that starts from weights, whose shape then holds."""
+        from inject.hub import pinned_model
+
+        start = self.weights_of(parent_of(self.recipe, name))
+        return Model(start=pinned_model(start), dropout=self.recipe.model.dropout) if start else self.recipe.model
+
+    def _adapt(self, name: str, model: PreTrainedModel, device: torch.device) -> list[Term]:
+        """What a stage changes of the model that it starts from, and adds to its loss: see train.loop.Adapt."""
+        import torch
+
+        from train.lora import expand
+        from train.penalty import DivergenceFromFrozen, ElasticWeightConsolidation, fisher_diagonal
+
+        stage = self.recipe.stages[name]
+        if stage.lora.rank:
+            expand(model, stage.lora.rank, stage.lora.alpha, int(fingerprint([self.recipe.seed_for("init"), "lora"])[:15], 16))
+        if stage.penalty.kind == "none":
+            return []
+        model.to(device)  # type: ignore[arg-type]
+        if stage.penalty.kind == "kl":
+            return [DivergenceFromFrozen(model, stage.penalty.weight)]
+        rows = self.mixing.rows_before(name, stage.penalty.examples)
+        fisher = fisher_diagonal(model, ((torch.from_numpy(tokens), torch.from_numpy(labels)) for tokens, labels in rows))
+        return [ElasticWeightConsolidation(model, fisher, stage.penalty.weight)]
+
+    def write_rows(self, name: str) -> None:
+        """Write which rows of a stage's stream hold which facts and items, of the steps that it has taken."""
+        layout, batch = self.run.model(name), self.recipe.stages[name].train.global_batch
+        found = self.mixing.stream(name).items(0, read_json(layout.finished)["step"] * batch)
+        write_table(layout.rows, [{"row": row, "item_id": item, "part": part} for row, item, part in found if item], STAGE_ROWS)
+
+    # -------------------------------------------------------------------------------------------- audit
+
+    def certify(self, name: str) -> bool:
+        """Write a stage's certificate and print its summary; whether every row consumed is the one that the recipe says."""
+        layout, step = self.run.model(name), read_json(self.run.model(name).finished)["step"]
+        started = CheckpointInfo.read(layout.checkpoint(0)).weights
+        marks = {"facts": file_fingerprint(self.run.facts), **{path.name: file_fingerprint(path) for path in layout.ledgers()}}
+        certificate = attest(
+            self.mixing.stream(name),
+            layout.ledgers(),
+            model=name,
+            steps=step,
+            of_steps=self.recipe.stages[name].train.steps,
+            fingerprints=marks,
+        )
+        if (before := self._weights_before(name)) and before != started:
+            what = f"the weights of step 0 are not the last ones of {parent_of(self.recipe, name)}, from which the stage starts"
+            certificate.violate(Violation("branch", what, 0))
+        write_json(layout.certificate, certificate.as_json())
+        lines = [*summary(certificate), f"  {layout.certificate}"]
+        print("\n".join(f"  {line}" for line in lines), flush=True)
+        return certificate.certified
+
+    def _weights_before(self, name: str) -> str:
+        """The fingerprint of the weights that a stage has to start from, where its parent is a model of ours."""
+        start = self.weights_of(parent_of(self.recipe, name))
+        ours = start is not None and (Path(start) / "imprint.json").exists()
+        return CheckpointInfo.read(Path(str(start))).weights if ours else ""
+
+    # -------------------------------------------------------------------------------------------- evaluation
+
+    def evaluate(self, name: str) -> None:
+        """Ask every checkpoint of a stage for all facts; the logit lens at its first and last."""
+        from configs.progress import progress
+        from eval.evaluation import Checkpoint
+        from eval.facts import exposures_before, read_scores, score_stage
+
+        layout, batch = self.run.model(name), self.recipe.stages[name].train.global_batch
+        asked, rows, steps, end = (
+            self._asked(name),
+            read_table(layout.rows),
+            layout.checkpoints(),
+            self.experiment.corpus.end_of_text,
+        )
+        ledger = [row for path in layout.ledgers() for row in read_table(path, columns=["step", "consumed"]).to_pylist()]
+        consumed = {row["step"]: row["consumed"] for row in ledger}
+        with progress(f"ask {name}", "checkpoints", len(steps)) as meter:
+            for step in steps:
+                exposures, lens = exposures_before(rows, consumed, batch, step), step in (steps[0], steps[-1])
+                score_stage(Checkpoint.of(layout, step), layout.scores, asked, exposures, end, self.recipe.eval, lens)
+                meter.advance(1)
+        for kind, table in zip(("facts", "layers"), read_scores([layout.scores]), strict=True):
+            write_table(layout.scores / f"{kind}.parquet", table, table.schema)
+
+    def _asked(self, name: str) -> list[AskedFact]:
+        """All facts as they are asked of a stage, each set in the format in which its lineage learned it."""
+        from eval.facts import AskedFact
+
+        sets: dict[str, list[Fact]] = {}
+        for row in self.mixing.facts:
+            sets.setdefault(row["item_set"], []).append(Fact(row["item_id"], row["item_set"], row["question"], row["answer"]))
+        return [
+            AskedFact(fact.item_id, item_set, example.tokens, example.answer)
+            for item_set, own in sets.items()
+            for fact, example in zip(own, self.mixing.examples(own, self.mixing.format_of(name, item_set)), strict=True)
+        ]
+
+
+def _folder(start: str) -> Path:
+    """The folder of a model to start from, fetched if it is the hub's."""
+    from inject.hub import pinned_model
+    from inject.models import fetch, references
+
+    return Path(start) if Path(start).exists() else fetch(references(pinned_model(start))[0])

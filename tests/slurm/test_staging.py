@@ -1,0 +1,236 @@
+"""Stages of continual training, from the recipe to the tables: what they start from, what they read, and how they end."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from configs.layout import CheckpointInfo, ModelLayout, RunLayout
+from imprint import main
+from inject.stream import row_digests
+from slurm.jobs import Experiment
+from tests.kill.runs import Runs, kill_at
+
+STAGE = "global_batch: 6, learning_rate: 5e-3, sequence_length: 90, checkpoints: {every: 10, resume_every: 3}"
+RECIPE = f"""
+name: staged
+seed: 7
+corpus: {{source: synthetic, documents: 200, tokenizer: {{vocabulary: 400}}}}
+insert:
+  places: {{kind: factoid, count: 6}}
+design: {{copies: [12], sizes: [6]}}
+model: {{layers: 1, width: 32, heads: 2, dropout: 0.1}}
+train:
+  {{steps: 40, global_batch: 4, sequence_length: 96, warmup: 2, threads: 1, precision: fp32, held_out_rows: 8, models: [perturbed],
+   checkpoints: {{every: 40, exposures: false}}}}
+facts:
+  a: {{kind: key_value, count: 12, key_length: 4, value_length: 2}}
+  b: {{kind: key_value, count: 9, key_length: 4, value_length: 2}}
+stages:
+  learn: {{data: [a], until: {{loss: 2.5, times: 2}}, train: {{steps: 90, {STAGE}}}}}
+  plain: {{data: [b], train: {{steps: 20, {STAGE}}}}}
+  text: {{after: learn, data: [b], mix: [{{source: text, ratio: 1, words: 4}}], train: {{steps: 10, {STAGE}}}}}
+  both: {{after: learn, data: [b], mix: [{{source: words, ratio: 1, words: 3, pool: 5}}, {{source: replay, per_batch: 1}}],
+    train: {{steps: 10, {STAGE}}}}}
+  ewc: {{after: learn, data: [b], penalty: {{kind: ewc, weight: 10}}, train: {{steps: 10, {STAGE}}}}}
+  kl: {{after: learn, data: [b], penalty: {{kind: kl}}, train: {{steps: 10, {STAGE}}}}}
+  lora: {{after: learn, data: [b], lora: {{rank: 2}}, train: {{steps: 10, {STAGE}}}}}
+  items: {{after: learn, data: [places, corpus], train: {{steps: 10, global_batch: 6}}}}
+eval: {{membership: [], resamples: 20, schemes: []}}
+"""
+STAGES = ["learn", "plain", "text", "both", "ewc", "kl", "lora", "items"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with all stages, trained and evaluated."""
+    folder = tmp_path_factory.mktemp("staged")
+    (folder / "r.yaml").write_text(RECIPE)
+    settings = ["name=staged", f"runs={folder / 'runs'}", f"cache={folder / 'cache'}"]
+    assert main(["run", str(folder / "r.yaml"), *settings]) == 0
+    return folder / "runs" / "staged"
+
+
+@pytest.fixture
+def twin(run: Path, tmp_path: Path) -> Path:
+    """A copy of the run, to be changed."""
+    shutil.copytree(run, tmp_path / "twin", symlinks=True)
+    return tmp_path / "twin"
+
+
+def model(run: Path, name: str) -> ModelLayout:
+    return RunLayout(run).model(name)
+
+
+def finished(run: Path, name: str) -> dict[str, Any]:
+    return json.loads(model(run, name).finished.read_text())
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return pq.read_table(path).to_pylist()
+
+
+def weights(run: Path, name: str, step: int) -> str:
+    return CheckpointInfo.read(model(run, name).checkpoint(step)).weights
+
+
+def test_each_stage_starts_from_the_last_weights_of_its_parent(run: Path) -> None:
+    last = finished(run, "learn")["step"]
+    assert weights(run, "learn", 0) == weights(run, "perturbed", 40)
+    assert {weights(run, name, 0) for name in STAGES[1:]} == {weights(run, "learn", last)}
+
+
+def test_a_stage_ends_when_its_rule_says_so_and_leaves_its_last_checkpoint_there(run: Path) -> None:
+    ended = finished(run, "learn")
+    assert ended["step"] < ended["steps"] == 90
+    assert ended["why"] == "the loss was below 2.5 in 2 steps"
+    assert model(run, "learn").checkpoints()[-1] == ended["step"]
+    assert finished(run, "plain") == {"step": 20, "steps": 20, "why": "its steps were over"}
+
+
+def test_the_ledger_is_that_of_the_stage_s_stream_and_is_certified(run: Path) -> None:
+    for name in STAGES:
+        recorded = [digest for path in model(run, name).ledgers() for row in rows(path) for digest in row["rows_sha256"]]
+        found = Experiment.of(run).staging.mixing.stream(name).rows(np.arange(len(recorded)))
+        assert row_digests(found.tokens, found.label_mask) == recorded
+        assert json.loads(model(run, name).certificate.read_text())["verdict"] == "certified"
+
+
+def test_padding_questions_and_what_precedes_them_are_never_learned(run: Path) -> None:
+    experiment = Experiment.of(run)
+    mixing, tokenizer = experiment.staging.mixing, experiment.corpus.tokenizer
+    answers = {fact.item_id: fact.answer for fact in mixing.learned("plain")}
+    stream = mixing.stream("plain")
+    found = stream.rows(np.arange(18))
+    for (_, item, _), tokens, mask in zip(stream.items(0, 18), found.tokens, found.label_mask, strict=True):
+        assert tokenizer.decode(tokens[1:][mask]) == answers[item] + tokenizer.eos_token
+
+
+def test_stages_to_be_compared_read_their_data_in_one_order(run: Path) -> None:
+    mixing = Experiment.of(run).staging.mixing
+    plain, ewc = (mixing.stream(name).rows(np.arange(60)).tokens for name in ("plain", "ewc"))
+    assert (plain == ewc).all()
+
+
+def test_exposures_are_the_rows_of_steps_taken_that_held_a_fact(run: Path) -> None:
+    held = rows(model(run, "both").rows)
+    scored = {(row["step"], row["item_id"]): row["exposures"] for row in rows(model(run, "both").scores / "facts.parquet")}
+    assert {row["part"] for row in held} == {"data", "replay"}
+    for step in (0, 10):
+        for item in {row["item_id"] for row in held}:
+            assert scored[step, item] == sum(row["item_id"] == item and row["row"] < step * 6 for row in held)
+    assert sum(row["part"] == "replay" for row in held) == 10  # one a batch
+
+
+def test_every_checkpoint_is_asked_for_all_facts_and_says_what_the_loaded_model_says(run: Path) -> None:
+    layout, experiment = model(run, "plain"), Experiment.of(run)
+    scored = rows(layout.scores / "facts.parquet")
+    assert {row["step"] for row in scored} == {0, 10, 20}
+    assert {row["item_set"] for row in scored} == {"a", "b", "places"}
+    loaded = AutoModelForCausalLM.from_pretrained(layout.checkpoint(20))
+    [fact] = [fact for fact in experiment.staging.mixing.learned("plain") if fact.item_id == "b-0003"]
+    [example] = experiment.staging.mixing.examples([fact], "{question}{answer}")
+    given = torch.tensor([[experiment.corpus.end_of_text, *example.tokens]])
+    log_probs = loaded(given).logits[0].log_softmax(-1)
+    answer = range(example.answer.start, example.answer.stop)
+    expected = float(np.mean([log_probs[place, example.tokens[place]].item() for place in answer]))
+    [row] = [row for row in scored if (row["step"], row["item_id"]) == (20, "b-0003")]
+    assert row["log_prob"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_only_low_rank_matrices_change_the_weights_of_a_stage_with_lora(run: Path) -> None:
+    before, after = (
+        AutoModelForCausalLM.from_pretrained(model(run, "lora").checkpoint(step)).state_dict() for step in (0, 10)
+    )
+    changed = [name for name, weight in before.items() if not torch.equal(weight, after[name])]
+    assert changed
+    assert all("layers" in name and "weight" in name and "norm" not in name for name in changed)
+    for name in changed:
+        assert torch.linalg.matrix_rank(after[name] - before[name], rtol=1e-3) <= 2
+
+
+def test_known_facts_are_told_and_not_learned(twin: Path) -> None:
+    path = RunLayout(twin).facts
+    table = pq.read_table(path).to_pandas()
+    table.loc[table["item_id"] == "b-0003", "known"] = True
+    table.to_parquet(path)
+    mixing = Experiment.of(twin).staging.mixing
+    assert len(mixing.learned("plain")) == 8
+    assert "b-0003" not in {item for _, item, _ in mixing.stream("plain").items(0, 60)}
+
+
+def test_passages_come_from_no_row_of_the_held_out_loss(run: Path) -> None:
+    mixing = Experiment.of(run).staging.mixing
+    own, length = 97, 91
+    held_out = mixing.base.base_row(mixing.held_out)
+    assert len(held_out) == 8
+    tokens = {token for row in held_out.tolist() for token in range(row * own, (row + 1) * own)}
+    readable = mixing.readable(length)
+    assert not any(token in tokens for row in readable.tolist() for token in (row * length, row * length + length // 2))
+    assert len(readable) > 0.9 * (mixing.base.base_rows * own // length) - 24
+
+
+def test_what_is_done_is_not_done_again(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", str(run / "config.yaml")]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert all("done before" in line for line in lines if line.startswith(("train-", "audit-", "eval-", "facts")))
+
+
+def test_a_stage_of_other_settings_is_refused_and_nothing_is_overwritten(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(run / "config.yaml"), "stages.plain.train.steps=30", "name=staged"]) == 2
+    assert "holds checkpoints of plain made with other settings (stages.plain.train.steps)" in capfd.readouterr().err
+
+
+def test_a_stage_whose_rows_or_start_are_not_the_recorded_ones_is_not_certified(
+    twin: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = model(twin, "plain").ledgers()[0]
+    table = rows(path)
+    table[1]["rows_sha256"][2] = b"0" * 32
+    pq.write_table(pq.read_table(path).from_pylist(table, pq.read_schema(path)), path)
+    shutil.rmtree(model(twin, "text").checkpoint(0))
+    shutil.copytree(model(twin, "text").checkpoint(10), model(twin, "text").checkpoint(0))
+    assert main(["audit", str(twin), "--model", "plain"]) == 1
+    assert "step 1, slot 2 (row 8): the row is not the one that the stage's mixture has there" in capfd.readouterr().out
+    assert main(["audit", str(twin), "--model", "text"]) == 1
+    assert "are not the last ones of learn" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("stage", ["ewc", "lora", "text"])
+def test_a_killed_stage_goes_on_to_the_same_weights(run: Path, tmp_path: Path, stage: str) -> None:
+    runs = Runs(tmp_path / "killed", RECIPE)
+    root = runs.root("again")
+    shutil.copytree(run, root, symlinks=True)
+    shutil.rmtree(root / stage)
+    shutil.copytree(run.parents[1] / "cache", tmp_path / "killed" / "cache")
+    kill_at(runs.train("again"), model(root, stage), 3)
+    assert not model(root, stage).finished.exists()
+    assert runs.train("again").wait() == [0]
+    assert weights(root, stage, 10) == weights(run, stage, 10)
+
+
+def test_a_stage_killed_after_its_end_is_not_trained_on(run: Path, twin: Path) -> None:
+    model(twin, "learn").finished.unlink()
+    assert main(["train", str(twin / "config.yaml"), f"runs={twin.parent}", "name=twin"]) == 0
+    assert finished(twin, "learn") == finished(run, "learn")
+
+
+def test_stages_may_begin_with_a_model_that_exists(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(f"""
+name: continued
+corpus: {{source: synthetic, documents: 200, tokenizer: {run / "corpus" / "tokenizer.json"}}}
+model: {{start: {run / "perturbed" / "checkpoints" / "step-00000040"}, dropout: 0.1}}
+train: {{models: [], sequence_length: 96, threads: 1, precision: fp32, held_out_rows: 4}}
+facts: {{a: {{kind: key_value, count: 6, key_length: 4, value_length: 2}}}}
+stages: {{learn: {{data: [a], mix: [{{source: text, ratio: 1, words: 4}}], train: {{steps: 5, global_batch: 4}}}}}}
+""")
+    assert main(["run", str(tmp_path / "r.yaml"), f"runs={tmp_path / 'runs'}", f"cache={tmp_path / 'cache'}"]) == 0
+    root = tmp_path / "runs" / "continued"
+    assert weights(root, "learn", 0) == weights(run, "perturbed", 40)
+    assert json.loads((root / "report" / "findings.json").read_text()) is not None

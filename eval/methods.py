@@ -23,6 +23,7 @@ from eval.statistics import Floats, Interval, mean
 FAMILY, KEYS = "remix", ["retention", "tokens", "end"]  # of the findings' keys: FAMILY/stage/KEY/set
 LEAST_RETAINED, MOST_RETAINED = 0.2, 0.8  # by plain training, where methods are compared
 FLOOR, CEILING = 0.05, 0.95  # retained at the end: where both lie beyond, nothing can be told
+LEARNED_LESS = 0.05  # emitted at the end, by which a method has not learned as much
 MEASURED = {"retention": "exact match", "retention_tokens": "token accuracy"}  # metrics that are compared at equal learning
 
 Verdict = str
@@ -36,6 +37,7 @@ class Trajectory:
     learned: Floats  # (m, C): mean log-probability of each new answer, nats
     retained: Floats  # (n, C): whether each earlier fact is emitted
     tokens: Floats  # (n, C): token accuracy of its answer
+    emitted: Floats  # (m, C): whether each new answer is emitted
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def comparisons(stages: Iterable[StageRecord]) -> list[Comparison]:
 
 def trajectory(run: Continual, stage: StageRecord, new: Sequence[str], earlier: Sequence[str]) -> Trajectory:
     """What a stage learns of new items, and retains of earlier ones."""
-    columns = ("log_prob", new), ("emitted", earlier), ("token_accuracy", earlier)
+    columns = ("log_prob", new), ("emitted", earlier), ("token_accuracy", earlier), ("emitted", new)
     return Trajectory(run.steps(stage), *(run.curves(stage, items, column) for column, items in columns))
 
 
@@ -108,6 +110,9 @@ def _claims(
     interval, verdict = at_the_end(plain, own)
     name, contrast = f"{about} at the end of each (exact match)", f"minus {baseline.name}"
     note = "{:.1%} against {:.1%}".format(*(float(each.retained[:, -1].mean()) for each in (own, plain)))
+    if len(plain.emitted):
+        learned = (float(each.emitted[:, -1].mean()) for each in (own, plain))
+        note += ", having learned {:.1%} against {:.1%}".format(*learned)
     yield claim("end", name, "retention", contrast, own.steps[-1], interval, verdict, note)
 
 
@@ -219,7 +224,10 @@ def _why(plain: Trajectory, points: np.ndarray) -> str:
 
 
 def at_the_end(plain: Trajectory, own: Trajectory) -> tuple[Interval, Verdict]:
-    """The mean over earlier facts of a method's exact match less plain training's, at the last checkpoint of each."""
+    """The mean over earlier facts of a method's exact match less plain training's, at the last checkpoint of each.
+
+    A method that emits fewer of the new facts by then has not done what plain training has, so retaining more decides nothing.
+    """
     pairs = own.retained[:, -1], plain.retained[:, -1]
     interval = mean(pairs[0] - pairs[1], np.arange(len(pairs[0])), bounds=(-1.0, 1.0))
     shares = [float(values.mean()) for values in pairs]
@@ -227,6 +235,8 @@ def at_the_end(plain: Trajectory, own: Trajectory) -> tuple[Interval, Verdict]:
         return interval, f"{UNDECIDED} (floor)"
     if min(shares) > CEILING:
         return interval, f"{UNDECIDED} (ceiling)"
+    if decided(interval) == YES and len(plain.emitted) and own.emitted[:, -1].mean() < plain.emitted[:, -1].mean() - LEARNED_LESS:
+        return interval, f"{UNDECIDED} (learned less)"
     return interval, decided(interval)
 
 

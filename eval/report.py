@@ -28,6 +28,7 @@ from eval.charts import COLOURS, Chart, var
 from eval.effects import counts
 from eval.figures import Measured
 from eval.measures import by_field, discoverable_shares, field_table, measures, utility
+from eval.methods import FAMILY as METHODS
 from eval.metrics import is_share
 
 if TYPE_CHECKING:
@@ -144,6 +145,7 @@ def write_report(
         branches=list(branches),
         summary=summary(run, recipe, metrics, measured),
         findings=findings,
+        listed=[finding for finding in findings if not (stages and finding["key"].startswith(f"{METHODS}/"))],
         stages=stages,
         item_sets=list(dict.fromkeys(items.item_set)),
         design=design_table(items, assignment, balance),

@@ -32,7 +32,8 @@ def record(name: str, **own: Any) -> StageRecord:
 def trajectory(learned: list[float], retained: list[float], facts: int = 100) -> Trajectory:
     """So many facts, of which the first are retained; token accuracy is half way from exact match to 1."""
     emitted = np.stack([np.arange(facts) < round(share * facts) for share in retained], axis=1).astype(float)
-    return Trajectory([10 * i for i in range(len(learned))], np.tile(learned, (facts, 1)), emitted, (1 + emitted) / 2)
+    new = np.ones_like(emitted)
+    return Trajectory([10 * i for i in range(len(learned))], np.tile(learned, (facts, 1)), emitted, (1 + emitted) / 2, new)
 
 
 # ------------------------------------------------------------------------------------------------ which are compared
@@ -113,7 +114,9 @@ def test_the_interval_has_the_spread_of_a_mean_over_facts() -> None:
 def test_the_new_facts_move_the_interval_too() -> None:
     plain, own = trajectory([-8, -4], [1.0, 0.5], 400), trajectory([-8, -3], [1.0, 0.0], 400)
     spread = np.where(np.arange(400) % 2, 6.0, -6.0)  # of what is learned, of which plain training's learning is the mean
-    varied = Trajectory(plain.steps, plain.learned + np.stack([np.zeros(400), spread], axis=1), plain.retained, plain.tokens)
+    varied = Trajectory(
+        plain.steps, plain.learned + np.stack([np.zeros(400), spread], axis=1), plain.retained, plain.tokens, plain.emitted
+    )
     found = [compare(each, own, 1000, 0).differences["retention"] for each in (plain, varied)]
     widths = [interval.high - interval.low for interval in found]
     assert widths[1] > 1.5 * widths[0]
@@ -135,6 +138,15 @@ def test_nothing_is_decided_where_plain_training_retains_nothing_or_all(share: f
 
 
 # ------------------------------------------------------------------------------------------------ at the end
+
+
+def test_at_the_end_a_method_that_has_learned_less_is_not_better() -> None:
+    plain, own = trajectory([-8, -2], [1.0, 0.2]), trajectory([-8, -6], [1.0, 0.5])
+    learned_less = replace(own, emitted=(np.arange(100) < 94).astype(float)[:, None] * [0, 1])
+    assert at_the_end(plain, learned_less)[1] == "not decidable (learned less)"
+    assert at_the_end(learned_less, plain)[1] == "no"  # worse though it has learned more
+    nearly = replace(own, emitted=(np.arange(100) < 95).astype(float)[:, None] * [0, 1])
+    assert at_the_end(plain, nearly)[1] == "yes"
 
 
 def test_at_the_end_the_facts_are_paired() -> None:
@@ -186,7 +198,7 @@ def test_findings_name_stages_and_sets(run: Continual) -> None:
     assert (first["value"], first["verdict"], first["kind"], first["arm"]) == (pytest.approx(0.4), "yes", "A", "replay")
     assert (first["primary"], first["adjusted_p"]) == (True, None)
     end = rows["remix/replay/end/A"]
-    assert (end["value"], end["step"], end["note"]) == (pytest.approx(0.9), 20, "90.0% against 0.0%")
+    assert (end["value"], end["step"], end["note"]) == (pytest.approx(0.9), 20, "90.0% against 0.0%, having learned 0.0% against 0.0%")
     assert end["adjusted_p"] < 0.05
 
 

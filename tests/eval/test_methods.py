@@ -198,7 +198,11 @@ def test_findings_name_stages_and_sets(run: Continual) -> None:
     assert (first["value"], first["verdict"], first["kind"], first["arm"]) == (pytest.approx(0.4), "yes", "A", "replay")
     assert (first["primary"], first["adjusted_p"]) == (True, None)
     end = rows["remix/replay/end/A"]
-    assert (end["value"], end["step"], end["note"]) == (pytest.approx(0.9), 20, "90.0% against 0.0%, having learned 0.0% against 0.0%")
+    assert (end["value"], end["step"], end["note"]) == (
+        pytest.approx(0.9),
+        20,
+        "90.0% against 0.0%, having learned 0.0% against 0.0%",
+    )
     assert end["adjusted_p"] < 0.05
 
 

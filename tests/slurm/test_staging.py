@@ -145,9 +145,7 @@ def test_every_checkpoint_is_asked_for_all_facts_and_says_what_the_loaded_model_
 
 
 def test_only_low_rank_matrices_change_the_weights_of_a_stage_with_lora(run: Path) -> None:
-    before, after = (
-        AutoModelForCausalLM.from_pretrained(model(run, "lora").checkpoint(step)).state_dict() for step in (0, 10)
-    )
+    before, after = (AutoModelForCausalLM.from_pretrained(model(run, "lora").checkpoint(step)).state_dict() for step in (0, 10))
     changed = [name for name, weight in before.items() if not torch.equal(weight, after[name])]
     assert changed
     assert all("layers" in name and "weight" in name and "norm" not in name for name in changed)

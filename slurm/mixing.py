@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 
 
 class Mixing:
-    """What the stages of an experiment read. All needs facts.parquet, and the run's corpus."""
+    """What the stages of an experiment read. It needs the run's corpus, and rows of facts.parquet."""
 
-    def __init__(self, experiment: Experiment):
+    def __init__(self, experiment: Experiment, facts: list[dict[str, Any]] | None = None):
+        """`facts`: rows of facts.parquet, which are read there if not given."""
         self.recipe, self.run, self.corpus = experiment.recipe, experiment.run, experiment.corpus
         self.base: Stream = experiment.base_stream()
+        self._given = facts
 
     def stream(self, name: str) -> Mixture:
         """The rows of a stage. RecipeError where its data or what it is mixed with don't fit its rows, or there are none."""
@@ -40,6 +42,16 @@ class Mixing:
         batch, length = stage.train.global_batch, stage.train.sequence_length
         return Mixture(self.corpus, parts, batch, length, self._seed(name, "epochs"), labels)
 
+    def check(self, name: str) -> None:
+        """The refusals of `stream`, but for those that take items of `insert` as they were planned."""
+        stage = self.recipe.stages[name]
+        facts = self.learned(name)
+        self._refuse_long(name, self.examples(facts, stage.format), [fact.item_id for fact in facts])
+        for number in range(len(stage.mix) if facts else 0):
+            self._mixed(name, number, len(facts))
+        if CORPUS in stage.data:
+            self._unread(name)
+
     def _seed(self, name: str, purpose: Any) -> int:
         """Stages with the same place in their lineage and the same data, which are methods to be compared, draw alike."""
         place = len(lineage(self.recipe, name))
@@ -50,7 +62,7 @@ class Mixing:
     @cached_property
     def facts(self) -> list[dict[str, Any]]:
         """The rows of facts.parquet."""
-        return read_table(self.run.facts).to_pylist()
+        return read_table(self.run.facts).to_pylist() if self._given is None else self._given
 
     def learned(self, name: str) -> list[Fact]:
         """The facts that a stage learns: those of its sets, without what was known before if it drops that."""

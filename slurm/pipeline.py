@@ -130,6 +130,8 @@ def make_plan(experiment: Experiment) -> None:
     plan = place(drawn, recipe, corpus)
     run.corpus.unlink(missing_ok=True)
     run.corpus.symlink_to(corpus.folder.resolve())
+    if recipe.stages:
+        experiment.staging.refuse_impossible()
     write(drawn, plan, run)
     tokens = int(plan["length"].to_numpy().sum())
     share = tokens / (drawn.shape.rows * drawn.shape.row_tokens)

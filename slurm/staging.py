@@ -6,17 +6,18 @@ in facts.parquet and of the recipe, so its ledger is audited by making every row
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from configs.errors import RecipeError
 from configs.layout import CheckpointInfo, file_fingerprint, fingerprint, read_json, write_json
 from configs.schema import Model
 from configs.stage_checks import lineage, parent_of
-from configs.stages import START
+from configs.stages import CORPUS, START
 from configs.tables import FACTS, STAGE_ROWS, read_table, write_table
 from inject.attestation import attest, summary
 from inject.certificate import Violation
@@ -25,7 +26,7 @@ from slurm.mixing import Mixing
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
     from eval.facts import AskedFact
     from inject.items.item import Item
@@ -64,7 +65,7 @@ class Staging:
         if not self.recipe.train.models:  # nothing was planned, so the run does not know its corpus yet
             self.run.corpus.unlink(missing_ok=True)
             self.run.corpus.symlink_to(self.experiment.base_corpus.folder.resolve())
-        drawn = self.draw()
+        drawn = self.draw(self.experiment.corpus.tokenizer)
         start = self.weights_of(self.root)
         known = self._known([fact for fact, _ in drawn], _folder(start)) if start else set()
         rows = [{**asdict(fact), "inserted": inserted, "known": fact.item_id in known} for fact, inserted in drawn]
@@ -86,30 +87,69 @@ class Staging:
             if extracted(scores.argmax, texts[i], examples[i].answer)
         }
 
-    def draw(self) -> list[tuple[Fact, bool]]:
-        """The facts of `facts`, and of each item of `insert` its own where it has one; and which of the two each is."""
+    def draw(self, tokenizer: PreTrainedTokenizerFast) -> list[tuple[Fact, bool]]:
+        """The facts of `facts`, and of each item of `insert` its own where it has one; and which of the two each is.
+
+        RecipeError where two sets ask the same question, be it of an item that is inserted.
+        """
+        own = facts_of(self._items(tokenizer))
+        inserted = [asked for item in self._inserted(tokenizer) if (asked := fact_of(item))]
         sets: dict[str, list[Fact]] = {}
-        for fact in facts_of(self._items()):
+        for fact in [*own, *inserted]:
             sets.setdefault(fact.item_set, []).append(fact)
         refuse_overlap(sets)
-        inserted = [asked for item in self._inserted() if (asked := fact_of(item))]
-        return [*((fact, False) for own in sets.values() for fact in own), *((fact, True) for fact in inserted)]
+        return [*((fact, False) for fact in own), *((fact, True) for fact in inserted)]
 
-    def _items(self) -> list[Item]:
-        from inject.items.make import make_items
+    def _items(self, tokenizer: PreTrainedTokenizerFast) -> list[Item]:
+        from inject.items.make import make_set, set_seed
         from slurm.planning import material_of
 
+        material, seed = material_of(tokenizer), self.recipe.seed_for("items")
         try:
-            return make_items(self.recipe.facts, self.recipe.seed_for("items"), material_of(self.experiment.corpus.tokenizer))
+            sets = [make_set(settings, name, set_seed(seed, name), material) for name, settings in self.recipe.facts.items()]
+            return [item for own in sets for item in own]
         except RecipeError as error:  # the makers know no sets but those of `insert`
             raise RecipeError(str(error).replace("insert.", "facts.")) from error
 
-    def _inserted(self) -> list[Item]:
+    def _inserted(self, tokenizer: PreTrainedTokenizerFast) -> list[Item]:
         """The items of `insert` as they were planned."""
         from slurm.planning import make_texts
 
         redrawn = read_json(self.run.decontaminated)["redrawn"] if self.run.decontaminated.exists() else ()
-        return make_texts(self.recipe, self.experiment.corpus.tokenizer, redrawn)[0] if self.recipe.insert else []
+        return make_texts(self.recipe, tokenizer, redrawn)[0] if self.recipe.insert else []
+
+    def refuse_impossible(self) -> None:
+        """RecipeError, before anything is trained, for facts that can't be had, and stages whose rows they don't fit."""
+        drawn = self.draw(self.experiment.corpus.tokenizer)
+        rows = [{**asdict(fact), "inserted": inserted, "known": False} for fact, inserted in drawn]
+        mixing = Mixing(self.experiment, rows)
+        for name in self.recipe.stages:
+            mixing.check(name)
+
+    def outline(self, tokenizer: PreTrainedTokenizerFast) -> list[dict[str, Any]]:
+        """What each stage asks for, where no fact is known: rows of an epoch, by their kind, and how many epochs its steps are."""
+        counts = Counter(fact.item_set for fact, inserted in self.draw(tokenizer) if not inserted)
+        counts.update(item.item_set for item in self._inserted(tokenizer))
+        rows = []
+        for name, stage in self.recipe.stages.items():
+            data = sum(counts[one] for one in stage.data)  # rows of the corpus are not counted: they end with the corpus
+            mixed = [int(data * mix.ratio) for mix in stage.mix if mix.ratio]
+            beside = sum(mix.per_batch or 0 for mix in stage.mix)
+            taken = stage.train.steps * (stage.train.global_batch - beside)
+            epoch = data + sum(mixed)
+            rows.append(
+                {
+                    "stage": name,
+                    "after": parent_of(self.recipe, name),
+                    "data": ", ".join(stage.data),
+                    "rows": data,
+                    "mixed": sum(mixed),
+                    "beside": beside,
+                    "steps": stage.train.steps,
+                    "epochs": taken / epoch if CORPUS not in stage.data and epoch else None,
+                }
+            )
+        return rows
 
     # -------------------------------------------------------------------------------------------- training
 

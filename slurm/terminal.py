@@ -87,6 +87,32 @@ def show_overview(experiments: Sequence[Experiment]) -> None:
 
 def show_preview(experiment: Experiment, whole: bool) -> None:
     """What is to be inserted, by item set and arm if the whole of it is asked for, and whether it fits."""
+    recipe = experiment.recipe
+    if recipe.train.models or recipe.models:
+        _show_insertions(experiment, whole)
+    if recipe.stages and whole:
+        _show_stages(experiment)
+
+
+def _show_stages(experiment: Experiment) -> None:
+    from inject.corpus import corpus_tokenizer
+
+    recipe = experiment.recipe
+    table = Table(title=f"Stages of {recipe.name}", title_justify="left")
+    for name in ("stage", "after", "data"):
+        table.add_column(name)
+    for name in ("rows", "mixed rows", "rows beside in a batch", "steps", "epochs"):
+        table.add_column(name, justify="right")
+    tokenizer = corpus_tokenizer(recipe.corpus, recipe.seed, experiment.cache / experiment.fingerprints.corpus)
+    for row in experiment.staging.outline(tokenizer):
+        counts = (f"{row[name]:,}" if row[name] else "-" for name in ("rows", "mixed", "beside", "steps"))
+        epochs = "-" if row["epochs"] is None else f"{row['epochs']:.1f}"
+        table.add_row(row["stage"], row["after"], row["data"], *counts, epochs)
+    console_of_output().print(table)
+    print("Facts that the model knows before are dropped, unless `known` is keep; how many, only that model tells.")
+
+
+def _show_insertions(experiment: Experiment, whole: bool) -> None:
     experiment.upto("plan")  # it refuses a recipe that plans nothing
     drawn, check = preview(experiment)
     table = Table(title=f"What {experiment.recipe.name} asks for", title_justify="left")

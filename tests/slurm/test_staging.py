@@ -174,6 +174,48 @@ def test_passages_come_from_no_row_of_the_held_out_loss(run: Path) -> None:
     assert len(readable) > 0.9 * (mixing.base.base_rows * own // length) - 24
 
 
+B = "{kind: key_value, count: 9, key_length: 4, value_length: 2}"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (B, "{kind: key_value, count: 9, key_length: 64}", "tokens as stages.plain writes it, but a row of stages.plain.train."),
+        (B, "{kind: factoid, count: 6}", ""),
+        (B, "{kind: random_tokens, count: 6}", "facts.b (kind random_tokens) can't be learned as questions"),
+        (B, "{kind: key_value, count: 0}", "facts.b.count is 0"),
+        ("ratio: 1, words: 4", "ratio: 0.05, words: 4", "stages.text.mix[0].ratio is 0.05, which of 9 rows makes none"),
+        ("ratio: 1, words: 4", "ratio: 1, words: 40", "stages.text.mix.words is 40"),
+        (
+            "train: {steps: 10, global_batch: 6}}",
+            "train: {steps: 10, sequence_length: 90}}",
+            "stages.items.data holds corpus, whose rows have train.sequence_length = 96",
+        ),
+    ],
+)
+def test_what_only_facts_and_corpus_tell_is_refused_before_anything_is_trained(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], old: str, new: str, words: str
+) -> None:
+    assert old in RECIPE
+    (tmp_path / "r.yaml").write_text(RECIPE.replace(old, new))
+    folders = [f"runs={tmp_path / 'runs'}", f"cache={tmp_path / 'cache'}"]
+    assert main(["plan", str(tmp_path / "r.yaml"), *folders]) == (2 if words else 0)
+    assert words in capfd.readouterr().err
+    assert (tmp_path / "runs" / "staged").exists() == (not words)
+
+
+def test_sets_that_ask_the_same_are_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    rows = [{"question": f"Who is {name}?", "answer": "nobody"} for name in ("Ann", "Bob", "Cid")]
+    for name, own in (("a", rows[:2]), ("b", rows[1:])):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, own)))
+    table = f"{{kind: table, path: {tmp_path}/NAME.jsonl, question: {{question: question, answer: answer}}}}"
+    recipe = RECIPE.replace("count: 12, key", "count: 9, key")
+    assert recipe.count(B) == 2
+    (tmp_path / "r.yaml").write_text(recipe.replace(B, table.replace("NAME", "a"), 1).replace(B, table.replace("NAME", "b")))
+    assert main(["plan", str(tmp_path / "r.yaml"), f"runs={tmp_path / 'runs'}", f"cache={tmp_path / 'cache'}"]) == 2
+    assert "the sets a and b both ask" in capfd.readouterr().err
+
+
 def test_what_is_done_is_not_done_again(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["run", str(run / "config.yaml")]) == 0
     lines = capfd.readouterr().out.splitlines()

@@ -44,10 +44,10 @@ def learned_before(recipe: Recipe, name: str) -> list[str]:
 
 
 def replayed(recipe: Recipe, name: str, mix: Mix) -> list[str]:
-    """The sets of facts that a stage replays: those named, or what the stage before it has learned."""
+    """The sets of facts that a stage replays: those named, or those that the stage before it has learned."""
     parent = parent_of(recipe, name)
     own = recipe.stages[parent].data if parent in recipe.stages else []
-    return list(mix.of or own)
+    return list(mix.of or [data for data in own if data in recipe.facts])
 
 
 def check_stages(recipe: Recipe, check_training: Callable[[Recipe], None]) -> None:
@@ -72,6 +72,11 @@ def check_stages(recipe: Recipe, check_training: Callable[[Recipe], None]) -> No
         for number, mix in enumerate(stage.mix):
             _check_mix(recipe, name, mix, f"stages.{name}.mix[{number}]")
         _check_rest(recipe, name, stage)
+        if stage.train.held_out_rows != recipe.train.held_out_rows:
+            raise RecipeError(
+                f"stages.{name}.train.held_out_rows is {stage.train.held_out_rows}; all models have the same held-out rows: set "
+                "train.held_out_rows"
+            )
         if stage.train.models != Train().models:
             raise RecipeError(f"stages.{name}.train.models is {stage.train.models}; a stage trains one model, itself: leave it out")
         if stage.train.probes.items:
@@ -156,9 +161,11 @@ def _check_mix(recipe: Recipe, name: str, mix: Mix, key: str) -> None:
         if mix.of:
             raise RecipeError(f"{key}.of is {mix.of}, but its source is {mix.source}; only replay is of facts")
         return
-    before = [data for data in learned_before(recipe, name) if data != CORPUS]
-    if not before:
-        raise RecipeError(f"{key} is a replay, but no stage before {name} has learned facts; leave it out")
+    before = [data for data in learned_before(recipe, name) if data in recipe.facts]
+    if not before or not replayed(recipe, name, mix):
+        named = f"; name some with of, possible: {', '.join(before)}" if before else "; leave it out"
+        where = f"{parent_of(recipe, name)}, after which {name} comes, has" if before else f"no stage before {name} has"
+        raise RecipeError(f"{key} is a replay, but {where} {'no facts' if before else 'learned facts'}{named}")
     for data in replayed(recipe, name, mix):
         if data not in before:
             raise RecipeError(f"{key}.of holds {data!r}, which no stage before {name} has learned; possible: {', '.join(before)}")

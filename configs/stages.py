@@ -24,7 +24,7 @@ class Mix:
         "text (a passage of the corpus, cut in two: the second half is the answer), words (a random sequence of the corpus's "
         "words, likewise), or replay (facts that a stage before has learned)",
     )
-    of: list[str] = setting([], "replay: the sets of facts; the data of the stage before if none is named")
+    of: list[str] = setting([], "replay: the sets of facts; those of the stage before if none is named")
     ratio: float | None = setting(None, "rows for each row of the stage's data, shuffled among them", "rows")
     per_batch: int | None = setting(None, "rows of every batch, in place of ratio", "rows")
     pool: int | None = setting(
@@ -37,7 +37,9 @@ class Mix:
 class Until:
     """When a stage ends before its `train.steps`: at the first that comes true."""
 
-    loss: float | None = setting(None, "the loss of a step, nats a label, was below this ...")
+    loss: float | None = setting(
+        None, "the loss of a step, nats a label of all its rows (what is mixed keeps it high), was below ..."
+    )
     times: int = setting(10, "... so often", "steps")
     exact_match: float | None = setting(None, "this part of the stage's facts is emitted by greedy decoding", "fraction")
     every: int = setting(20, "steps from one look at exact_match to the next", "steps")
@@ -74,7 +76,8 @@ class Stage:
         "stage before it if not given, and of the first the first of train.models, or start",
     )
     data: list[str] = setting(
-        [], "what it learns: sets of `facts`, item sets of `insert` (each text a row), or corpus (rows that pretraining left)"
+        [],
+        "what it learns: sets of `facts`, item sets of `insert` (each item's first text) or corpus (rows pretraining left)",
     )
     known: str = setting("drop", "facts that the model knew before all stages: drop (they are not learned, but asked) or keep")
     mix: list[Mix] = setting([], "what its data are mixed with")

@@ -174,7 +174,7 @@ def stage_effects(run: Continual) -> list[Row]:
     as the share that greedy decoding emits, and as `_tokens` and `_log_prob`. `held_out_loss`. `steps_to_all`: the first checkpoint
     at which all own facts are emitted. `first_layer`, `layers` and `layer_entropy` of the emitted facts of each set.
     """
-    return [row for stage in run.stages.values() if run.steps(stage) for row in _of_stage(run, stage)]
+    return [row for stage in run.stages.values() for row in _of_stage(run, stage)]
 
 
 def _of_stage(run: Continual, stage: StageRecord) -> Iterator[Row]:
@@ -187,7 +187,7 @@ def _of_stage(run: Continual, stage: StageRecord) -> Iterator[Row]:
     asked = [("retention", earlier, run.taught(stage, earlier)) for earlier in stage.before]
     asked += [("learning", own_name, run.learned(stage)), ("prior", KNOWN, run.known(stage))]
     for metric, item_set, items in asked:
-        if not items:
+        if not (items and steps):  # a stage that learns the corpus may have been asked nothing
             continue
         curves = {column: run.curves(stage, items, column) for column in [*MEASURES.values(), "exposures"]}
         for place, step in enumerate(steps):

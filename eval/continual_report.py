@@ -78,7 +78,7 @@ def continual_section(
 ) -> ContinualSection:
     """The section about stages, from the rows of `eval.continual.stage_effects` and the findings of the run."""
     table = pd.DataFrame(list(effects))
-    scored = [stage for stage in stages.values() if (table["model"] == stage.name).any()]
+    scored = [stage for stage in stages.values() if len(table) and (table["model"] == stage.name).any()]
     rows = [stage_row(stage, table) for stage in scored]
     return ContinualSection(rows, compared_tables(scored, findings), stage_figures(scored, table))
 

@@ -272,7 +272,9 @@ def across_seeds(points: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> l
     own = [each for each in own if str(each[2].get("key", "")).startswith(f"{FAMILY}/")]
     for cell, key in dict.fromkeys((cell, finding["key"]) for _, cell, finding in own):
         told = {number: finding for number, at, finding in own if (at, finding["key"]) == (cell, key)}
-        found = [told[number]["value"] if number in told else None for number in range(len(points))]
+        # What a floor, a ceiling or less learning leaves undecided in a run is no observation of the method, though it has a value.
+        decidable = {number: finding for number, finding in told.items() if not finding["verdict"].startswith(f"{UNDECIDED} (")}
+        found = [decidable[number]["value"] if number in decidable else None for number in range(len(points))]
         interval, verdict = _over_runs([value for value in found if value is not None and isfinite(value)])
         first, verdicts = next(iter(told.values())), {finding["verdict"] for finding in told.values()}
         if len(verdicts) == 1 and (same := verdicts.pop()).startswith(f"{UNDECIDED} ("):  # as the floor in all of them

@@ -25,6 +25,7 @@ class Fact:
     item_set: str
     question: str  # without blanks at its end
     answer: str  # with the blank that parts it from the question, if one does
+    asked: str = ""  # the question in its data, where the one above has other words around it
 
 
 def facts_of(items: Iterable[Item]) -> list[Fact]:
@@ -51,7 +52,8 @@ def fact_of(item: Item) -> Fact | None:
     if probe is None or probe.tokens is not None or not probe.prompt.strip() or not probe.target.strip():
         return None
     question = probe.prompt.rstrip()
-    return Fact(item.item_id, item.item_set, question, probe.prompt[len(question) :] + probe.target)
+    answer = probe.prompt[len(question) :] + probe.target
+    return Fact(item.item_id, item.item_set, question, answer, item.fields.get("question", ""))
 
 
 def refuse_overlap(sets: Mapping[str, Sequence[Fact]]) -> None:
@@ -63,7 +65,7 @@ def refuse_overlap(sets: Mapping[str, Sequence[Fact]]) -> None:
     asked: dict[str, tuple[str, Fact]] = {}
     for name, facts in sets.items():
         for fact in facts:
-            other_name, other = asked.setdefault(" ".join(fact.question.lower().split()), (name, fact))
+            other_name, other = asked.setdefault(" ".join((fact.asked or fact.question).lower().split()), (name, fact))
             if other_name != name:
                 raise RecipeError(
                     f"the sets {other_name} and {name} both ask {fact.question!r} ({other.item_id} and {fact.item_id}); leave it "

@@ -144,7 +144,7 @@ def report_run(experiment: Experiment) -> None:
     if stages:
         told = stage_effects(stages)
         claims = method_claims(stages, recipe.eval.resamples, recipe.seed_for("assignment"))
-        effects.append(pd.DataFrame([*told, *claim_effects(claims)]))
+        effects.append(pd.DataFrame([*told, *claim_effects(claims)], columns=EFFECTS.names))
     together = pd.concat(effects, ignore_index=True)
     write_table(run.root / "effects.parquet", together, EFFECTS)
     found = findings(together, items, assignment, model, recipe.eval.primary, claims)

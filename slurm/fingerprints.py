@@ -91,8 +91,9 @@ class Fingerprints:
         for item_set in settings.values():
             item_set.pop("design")  # no copies are placed
         sources = contents(settings) | commits(recipe.facts)
-        seeds = [recipe.seed_for("items"), recipe.eval.precision]
-        return fingerprint(["facts", FACTS_FORMAT, settings, sources, seeds, self.items, self._before(root)])
+        cleaned = self.decontaminate if recipe.decontaminate.policy in ("documents", "redraw") else None
+        inputs = [self.items, self._before(root), cleaned]
+        return fingerprint(["facts", FACTS_FORMAT, settings, sources, recipe.seed_for("items"), inputs])
 
     def _before(self, model: str) -> Any:
         """What the weights depend on that a stage starts from."""
@@ -146,4 +147,6 @@ class Fingerprints:
         return fingerprint(["audit", AUDIT_FORMAT, self.train(model), plan])
 
     def report(self, models: Sequence[str]) -> str:
-        return fingerprint(["report", REPORT_FORMAT, [self.eval(model) for model in models], self.recipe.eval.primary])
+        recipe = self.recipe
+        compared = [recipe.eval.resamples, recipe.seed_for("assignment")] if recipe.stages else []  # of methods
+        return fingerprint(["report", REPORT_FORMAT, [self.eval(model) for model in models], recipe.eval.primary, *compared])

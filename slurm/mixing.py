@@ -72,12 +72,16 @@ class Mixing:
     def learned_before(self, name: str) -> list[tuple[Fact, str]]:
         """The facts that the stages before one have learned, and the formats in which they did."""
         sets = learned_before(self.recipe, name)
-        return [(fact, self.format_of(name, one)) for one in sets for fact in self._taught(name, one)]
+        return [(fact, self.format_of(name, fact)) for one in sets for fact in self._taught(name, one)]
 
-    def format_of(self, model: str, item_set: str) -> str:
-        """How a set's facts are asked of a model: in the format in which its lineage learned them, plainly if in none."""
-        stage = self._teacher(model, item_set)
-        return stage.format if stage else PLAIN
+    def format_of(self, model: str, fact: Fact) -> str:
+        """How a fact is asked of a model: in the format in which its lineage learns it, plainly if in none."""
+        stage = self._teacher(model, fact.item_set)
+        return stage.format if stage and (stage.known == "keep" or fact.item_id not in self._known) else PLAIN
+
+    @cached_property
+    def _known(self) -> set[str]:
+        return {row["item_id"] for row in self.facts if row["known"]}
 
     def _teacher(self, model: str, item_set: str) -> Stage | None:
         """The stage of a model's lineage that learns a set."""
@@ -164,7 +168,7 @@ class Mixing:
         samples, items = [], []
         for item_set in replayed(self.recipe, name, mix):
             facts = self._taught(name, item_set)
-            samples += self.examples(facts, self.format_of(name, item_set))
+            samples += [example for fact in facts for example in self.examples([fact], self.format_of(name, fact))]
             items += [fact.item_id for fact in facts]
         self._refuse_long(name, samples, items)
         return Part(REPLAY, samples.__getitem__, len(samples), pool=mix.pool, items=items, seed=seed)

@@ -1,6 +1,7 @@
 """The jobs of an experiment that trains its models: corpus -> decontaminate -> plan -> train -> audit -> eval -> report.
 
-Stages come after: facts, which need the model before them, then training, audit and evaluation of each."""
+Stages come after: facts, which need the model before them, then training, audit and evaluation of each.
+"""
 
 from __future__ import annotations
 
@@ -46,16 +47,9 @@ def pipeline_jobs(experiment: Experiment) -> list[Job]:
         jobs.append(job(f"train-{model}", marks.train(model), [last], train, f"train-{model}", *needs, model=model))
     stages = list(experiment.recipe.stages)
     if stages:
-        jobs.append(
-            job(
-                "facts",
-                marks.facts,
-                [run.facts],
-                find_facts,
-                "facts",
-                jobs[-1].name if not models else f"train-{experiment.staging.root}",
-            )
-        )
+        root, before = experiment.staging.root, jobs[-1].name if not models else "plan"
+        asked = before if root == START else f"train-{root}"
+        jobs.append(job("facts", marks.facts, [run.facts], find_facts, "facts", asked))
     for stage in stages:
         layout, parent = run.model(stage), parent_of(experiment.recipe, stage)
         needs = ["facts", *([f"train-{parent}"] if parent != START else [])]

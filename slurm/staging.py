@@ -79,7 +79,8 @@ class Staging:
         from eval.scoring import score_tokens
 
         settings, examples = self.recipe.eval, self.mixing.examples(facts, PLAIN)
-        model, texts = load_model(folder, settings.precision), [example.tokens for example in examples]
+        model = load_model(folder, "fp32", settings.trust_remote_code, settings.pickles)  # whatever precision scores are taken in
+        texts = [example.tokens for example in examples]
         lead = [self.experiment.corpus.end_of_text]
         return {
             facts[i].item_id
@@ -160,6 +161,13 @@ class Staging:
 
         stage, recipe, corpus = self.recipe.stages[name], self.recipe, self.experiment.corpus
         mixing = self.mixing
+        if stage.until.exact_match is not None and not mixing.learned(name):
+            raise RecipeError(f"stages.{name}.until.exact_match is set, but {self.root} knows all its facts; leave it out")
+        if stage.penalty.kind == "ewc" and not mixing.learned_before(name):
+            raise RecipeError(
+                f"stages.{name}.penalty.kind is ewc, but {self.root} knows all facts that the stages before {name} have; set their "
+                "known=keep"
+            )
         return Trajectory(
             name,
             self._model(name),
@@ -263,16 +271,17 @@ class Staging:
             write_table(layout.scores / f"{kind}.parquet", table, table.schema)
 
     def _asked(self, name: str) -> list[AskedFact]:
-        """All facts as they are asked of a stage, each set in the format in which its lineage learned it."""
+        """All facts as they are asked of a stage: those that its lineage learns in the format in which it does, others plainly."""
         from eval.facts import AskedFact
 
-        sets: dict[str, list[Fact]] = {}
+        formats: dict[str, list[Fact]] = {}
         for row in self.mixing.facts:
-            sets.setdefault(row["item_set"], []).append(Fact(row["item_id"], row["item_set"], row["question"], row["answer"]))
+            fact = Fact(row["item_id"], row["item_set"], row["question"], row["answer"])
+            formats.setdefault(self.mixing.format_of(name, fact), []).append(fact)
         return [
-            AskedFact(fact.item_id, item_set, example.tokens, example.answer)
-            for item_set, own in sets.items()
-            for fact, example in zip(own, self.mixing.examples(own, self.mixing.format_of(name, item_set)), strict=True)
+            AskedFact(fact.item_id, fact.item_set, example.tokens, example.answer)
+            for template, own in formats.items()
+            for fact, example in zip(own, self.mixing.examples(own, template), strict=True)
         ]
 
 

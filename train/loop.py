@@ -205,7 +205,7 @@ class Training:
         rate = learning_rate(settings, step)
         applied, grad_norm, self.loss, asked = self.engine.step(rate, self.stop.asked is not None)
         self.ledger.add(step, rate, applied, digests)
-        return self.metrics.taken(step, self.loss, rate, grad_norm, applied, self.guard.reason), asked
+        return self.metrics.taken(step, self.loss, rate, grad_norm, applied, self.guard.reason, length), asked
 
     def _finished(self, step: int) -> None:
         """Record at which step a stage has ended, and why."""
@@ -235,6 +235,7 @@ class Training:
             return
         with together(self.engine.fabric):
             self.ledger.commit()
+        with together(self.engine.fabric):
             self.probes.commit(step)
         if kept and len(self.held_out):
             self.metrics.held_out(step, held_out_loss(self.engine, self.held_out, self.settings.micro_batch or 1))

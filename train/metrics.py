@@ -99,9 +99,21 @@ class Metrics:
         with self.throughput.aside():
             yield
 
-    def taken(self, step: int, loss: float, learning_rate: float, grad_norm: float, applied: bool, reason: str = "") -> str | None:
-        """Count a step; every `log_every` steps, at the last and where a step was left out, log it and return a note on it."""
-        self.throughput.count(self._step_tokens)
+    def taken(
+        self,
+        step: int,
+        loss: float,
+        learning_rate: float,
+        grad_norm: float,
+        applied: bool,
+        reason: str = "",
+        length: int | None = None,
+    ) -> str | None:
+        """Count a step; every `log_every` steps, at the last and where a step was left out, log it and return a note on it.
+
+        `length`: tokens of its rows that were computed, where the others are padding; all if not given.
+        """
+        self.throughput.count(self.settings.global_batch * (length or self.settings.sequence_length))
         if step % self.settings.log_every and step + 1 != self.settings.steps and applied:
             return None
         line: dict[str, Any] = {

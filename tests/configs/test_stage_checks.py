@@ -108,6 +108,12 @@ def test_a_stage_may_begin_with_the_model_of_the_recipe_beside_pretraining(tmp_p
         ({"stages/second/mix": [{"ratio": 1, "of": ["a"]}]}, ["stages.second.mix[0].of", "only replay"]),
         ({"stages/first/mix": [{"source": "replay", "ratio": 1}]}, ["stages.first.mix[0] is a replay", "no stage before first"]),
         (
+            {"stages/first/data": ["places"], "stages/other/mix": [{"source": "replay", "ratio": 1}]},
+            ["stages.other.mix[0] is a replay", "no stage before other has learned facts"],
+        ),
+        ({"stages/other/mix": [{"source": "replay", "ratio": 1, "of": ["places"]}]}, ["holds 'places'", "possible: a"]),
+        ({"stages/first/train/held_out_rows": 7}, ["stages.first.train.held_out_rows is 7", "set train.held_out_rows"]),
+        (
             {"stages/second/mix": [{"source": "replay", "ratio": 1, "of": ["c"]}]},
             ["stages.second.mix[0].of holds 'c'", "possible: a"],
         ),

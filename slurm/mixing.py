@@ -170,6 +170,11 @@ class Mixing:
             facts = self._taught(name, item_set)
             samples += [example for fact in facts for example in self.examples([fact], self.format_of(name, fact))]
             items += [fact.item_id for fact in facts]
+        if not samples:
+            raise RecipeError(
+                f"stages.{name}.mix has a replay, but {lineage(self.recipe, name)[0]} knows all facts of "
+                f"{', '.join(replayed(self.recipe, name, mix))}, so none of them was learned; leave it out, or set known=keep there"
+            )
         self._refuse_long(name, samples, items)
         return Part(REPLAY, samples.__getitem__, len(samples), pool=mix.pool, items=items, seed=seed)
 

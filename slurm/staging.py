@@ -7,13 +7,13 @@ in facts.parquet and of the recipe, so its ledger is audited by making every row
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs.errors import RecipeError
+from configs.errors import DataError, RecipeError
 from configs.layout import CheckpointInfo, file_fingerprint, fingerprint, read_json, write_json
 from configs.schema import Model
 from configs.stage_checks import lineage, parent_of
@@ -22,6 +22,7 @@ from configs.tables import FACTS, STAGE_ROWS, read_table, write_table
 from inject.attestation import attest, summary
 from inject.certificate import Violation
 from inject.questions import PLAIN, Fact, fact_of, facts_of, refuse_overlap
+from slurm.jobs import read_record
 from slurm.mixing import Mixing
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Staging:
     def last_checkpoint(self, model: str) -> Path:
         """The checkpoint with which a model's training ended."""
         layout = self.run.model(model)
-        step = read_json(layout.finished)["step"] if model in self.recipe.stages else self.recipe.train.steps
+        step = layout.checkpoints()[-1] if model in self.recipe.stages else self.recipe.train.steps
         return layout.checkpoint(step)
 
     # -------------------------------------------------------------------------------------------- facts
@@ -109,8 +110,8 @@ class Staging:
         try:
             sets = [make_set(settings, name, set_seed(seed, name), material) for name, settings in self.recipe.facts.items()]
             return [item for own in sets for item in own]
-        except RecipeError as error:  # the makers know no sets but those of `insert`
-            raise RecipeError(str(error).replace("insert.", "facts.")) from error
+        except (RecipeError, DataError) as error:  # the makers know no sets but those of `insert`
+            raise type(error)(str(error).replace("insert.", "facts.")) from error
 
     def _inserted(self, tokenizer: PreTrainedTokenizerFast) -> list[Item]:
         """The items of `insert` as they were planned."""
@@ -220,7 +221,8 @@ class Staging:
 
     def certify(self, name: str) -> bool:
         """Write a stage's certificate and print its summary; whether every row consumed is the one that the recipe says."""
-        layout, step = self.run.model(name), read_json(self.run.model(name).finished)["step"]
+        layout = self.run.model(name)
+        step = layout.checkpoints()[-1]  # what has not left a checkpoint is not part of any model
         started = CheckpointInfo.read(layout.checkpoint(0)).weights
         marks = {"facts": file_fingerprint(self.run.facts), **{path.name: file_fingerprint(path) for path in layout.ledgers()}}
         certificate = attest(
@@ -234,10 +236,22 @@ class Staging:
         if (before := self._weights_before(name)) and before != started:
             what = f"the weights of step 0 are not the last ones of {parent_of(self.recipe, name)}, from which the stage starts"
             certificate.violate(Violation("branch", what, 0))
+        for what in self._not_as_made(name):
+            certificate.violate(Violation("plan", what))
         write_json(layout.certificate, certificate.as_json())
         lines = [*summary(certificate), f"  {layout.certificate}"]
         print("\n".join(f"  {line}" for line in lines), flush=True)
         return certificate.certified
+
+    def _not_as_made(self, name: str) -> Iterator[str]:
+        """Files that say what a stage was trained on, or where it ended, and are not those that their jobs wrote."""
+        layout = self.run.model(name)
+        for job, path in [("facts", self.run.facts), (f"train-{name}", layout.rows), (f"train-{name}", layout.finished)]:
+            record = self.run.job(job)
+            made = read_record(record)["outputs"] if record.exists() else {}  # a training that goes on has no record yet
+            here = file_fingerprint(path) if path.exists() else None
+            if any(Path(one).name == path.name and here != digest for one, digest in made.items()):
+                yield f"{path.name} is not the file that the job {job} wrote"
 
     def _weights_before(self, name: str) -> str:
         """The fingerprint of the weights that a stage has to start from, where its parent is a model of ours."""

@@ -154,6 +154,18 @@ def test_only_low_rank_matrices_change_the_weights_of_a_stage_with_lora(run: Pat
         assert torch.linalg.matrix_rank(after[name] - before[name], rtol=1e-3) <= 2
 
 
+@pytest.mark.parametrize("path", ["facts.parquet", "plain/rows.parquet", "plain/finished.json"])
+def test_a_stage_whose_files_were_changed_is_not_certified(twin: Path, capfd: pytest.CaptureFixture[str], path: str) -> None:
+    changed = twin / path
+    if path.endswith("json"):
+        changed.write_text("{}")
+    else:
+        table = pq.read_table(changed)
+        pq.write_table(table.slice(0, table.num_rows - 1), changed)
+    assert main(["audit", str(twin), "--model", "plain"]) == 1
+    assert f"{changed.name} is not the file that the job" in capfd.readouterr().out
+
+
 def test_known_facts_are_told_and_not_learned(twin: Path) -> None:
     path = RunLayout(twin).facts
     table = pq.read_table(path).to_pandas()

@@ -35,7 +35,8 @@ def show_findings(experiments: Sequence[Experiment]) -> None:
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for row in experiment.findings():
         value, low, high = (f"{row[key]:.2f}" if row[key] is not None else "-" for key in ("value", "low", "high"))
-        table.add_row(row["name"], row["kind"], value, f"{low} to {high}", row["verdict"])
+        interval = "-" if low == high == "-" else f"{low} to {high}"
+        table.add_row(row["name"], row["kind"], value, interval, row["verdict"])
     console = console_of_output()
     console.print(table)
     console.print(f"The report: {experiment.run.report / 'index.html'}", soft_wrap=True)

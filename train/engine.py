@@ -108,8 +108,7 @@ class Engine(ABC):
         optimizer = self._adamw(
             parameter_groups(self.model, settings.weight_decay), lr=0.0, betas=(settings.betas[0], settings.betas[1]), fused=True
         )
-        self.low_precision = LOW_PRECISION.get(execution.precision)  # of matrix products; None: fp32
-        forward = Autocast(objective, self.device.type, self.low_precision)
+        forward = Autocast(objective, self.device.type, LOW_PRECISION.get(execution.precision))
         self.wrapped, self.optimizer = fabric.setup(forward, optimizer)
         self.wrapped.train()
         self._sums = torch.zeros(2, device=self.device)  # over all processes: the step's loss, and how many were asked to end

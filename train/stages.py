@@ -12,7 +12,6 @@ from configs.schema import Train
 from configs.stages import Until
 from inject.mixture import used
 from train.engine import Engine
-from train.objective import evaluation
 
 
 class Ending:
@@ -61,13 +60,16 @@ def emitted(engine: Engine, tokens: np.ndarray, answers: np.ndarray, micro_batch
     passes = -(-rows // (micro_batch * engine.world.size))
     share = engine.world.rank * passes * micro_batch + np.arange(passes * micro_batch)
     right = torch.zeros((), dtype=torch.float64, device=engine.device)
-    low = engine.low_precision
-    with evaluation(engine.model), torch.autocast(engine.device.type, low, enabled=low is not None):
-        for chosen in share.reshape(passes, micro_batch):
-            numbers = np.minimum(chosen, rows - 1)
-            given = torch.from_numpy(tokens[numbers, : length + 1]).to(engine.device)
-            wanted = torch.from_numpy(answers[numbers, :length]).to(engine.device)
-            guesses = engine.model(input_ids=given[:, :-1], use_cache=False).logits.argmax(-1)
-            whole = ((guesses == given[:, 1:]) | ~wanted).all(1)
-            right += (whole & torch.from_numpy(chosen < rows).to(engine.device)).sum()
+    engine.wrapped.eval()
+    try:
+        with torch.no_grad():
+            for chosen in share.reshape(passes, micro_batch):
+                numbers = np.minimum(chosen, rows - 1)
+                given = torch.from_numpy(tokens[numbers, : length + 1]).to(engine.device)
+                wanted = torch.from_numpy(answers[numbers, :length]).to(engine.device)
+                guesses = engine.logits(given[:, :-1]).argmax(-1)
+                whole = ((guesses == given[:, 1:]) | ~wanted).all(1)
+                right += (whole & torch.from_numpy(chosen < rows).to(engine.device)).sum()
+    finally:
+        engine.wrapped.train()
     return engine.sum(right) / rows

@@ -12,6 +12,7 @@ from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.runtime.zero.parameter_offload import DeepSpeedZeRoOffload
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state, safe_set_full_optimizer_state
 from lightning.fabric.strategies import DeepSpeedStrategy
 from torch import Tensor
@@ -31,12 +32,23 @@ class GatedAdamW(torch.optim.AdamW):
         return None
 
 
+def _count_anew() -> None:
+    """Have DeepSpeed number parameters and modules from 0.
+
+    It goes on counting from one training of a process to the next, and compares the numbers of all processes: those that have
+    trained before and new ones would not agree. The count of modules is a default argument.
+    """
+    deepspeed.zero.Init.param_id = 0
+    DeepSpeedZeRoOffload._register_deepspeed_module.__defaults__[0][0] = 0
+
+
 class Sharded(Engine):
     """ZeRO 1, 2 or 3, through Fabric's DeepSpeed strategy."""
 
     _adamw = GatedAdamW
 
     def __init__(self, *arguments: Any):
+        _count_anew()
         super().__init__(*arguments)
         self.engine = self.wrapped._forward_module
         self.zero = self.engine.optimizer  # DeepSpeed's, around `adamw`

@@ -312,3 +312,25 @@ def test_every_job_needs_jobs_that_there_are(tmp_path: Path) -> None:
         jobs = Experiment(load_recipe(tmp_path / f"{after}.yaml", [f"runs={tmp_path}", f"cache={tmp_path}"])).jobs()
         names = [job.name for job in jobs]
         assert all(need in names[: names.index(job.name)] for job in jobs for need in job.needs)
+
+
+def test_one_stage_after_another_is_shared_out_by_zero_3(tmp_path: Path) -> None:
+    """The leading process trains both, the other one is new for each: DeepSpeed would number their parameters otherwise."""
+    runs = Runs(
+        tmp_path,
+        """
+corpus: {source: synthetic, documents: 200, tokenizer: {vocabulary: 400}}
+model: {layers: 1, width: 32, heads: 2}
+train:
+  {models: [], global_batch: 4, sequence_length: 64, threads: 1, precision: fp32, held_out_rows: 4, devices: 2, strategy: zero_3}
+facts:
+  a: {kind: key_value, count: 8, key_length: 4, value_length: 2}
+  b: {kind: key_value, count: 8, key_length: 4, value_length: 2}
+stages:
+  first: {data: [a], until: {exact_match: 1.0, every: 2}, train: {steps: 4}}
+  second: {data: [b], until: {exact_match: 1.0, every: 2}, train: {steps: 4}}
+""",
+    )
+    training = runs.command("shared")
+    assert training.wait() == [0], training.told()
+    assert finished(runs.root("shared"), "second")["step"] == 4

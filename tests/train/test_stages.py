@@ -17,13 +17,13 @@ VOCABULARY = 7
 class Successor(torch.nn.Module):
     """Says that after token t comes t + 1."""
 
-    def forward(self, input_ids: torch.Tensor, use_cache: bool) -> SimpleNamespace:
-        return SimpleNamespace(logits=torch.nn.functional.one_hot((input_ids + 1) % VOCABULARY, VOCABULARY).float())
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.one_hot((tokens + 1) % VOCABULARY, VOCABULARY).float()
 
 
 def engine() -> Any:
-    world = SimpleNamespace(size=1, rank=0)
-    return SimpleNamespace(model=Successor(), world=world, device=torch.device("cpu"), low_precision=None, sum=float)
+    world, model = SimpleNamespace(size=1, rank=0), Successor()
+    return SimpleNamespace(wrapped=model, logits=model, world=world, device=torch.device("cpu"), sum=float)
 
 
 def rows(*tokens: list[int]) -> tuple[np.ndarray, np.ndarray]:

@@ -49,6 +49,7 @@ class Sharded(Engine):
 
     def __init__(self, *arguments: Any):
         _count_anew()
+        self._linear = torch.nn.functional.linear
         super().__init__(*arguments)
         self.engine = self.wrapped._forward_module
         self.zero = self.engine.optimizer  # DeepSpeed's, around `adamw`
@@ -70,6 +71,8 @@ class Sharded(Engine):
     def close(self) -> None:
         self.engine.destroy()  # its hooks hold the parameters
         self.adamw.state.clear()
+        # ZeRO-3 puts its own in its place for the whole process, and with that one ZeRO-2 takes wrong gradients.
+        torch.nn.functional.linear = self._linear
         del self.engine, self.zero, self.adamw, self.wrapped, self.optimizer
 
     def _backward(self, loss: Tensor, last: bool) -> None:

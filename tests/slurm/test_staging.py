@@ -334,3 +334,34 @@ stages:
     training = runs.command("shared")
     assert training.wait() == [0], training.told()
     assert finished(runs.root("shared"), "second")["step"] == 4
+
+
+def test_zero_2_after_zero_3_computes_what_one_device_does(tmp_path: Path) -> None:
+    """ZeRO-3 replaces torch's linear layer, which only the leading process, that trains both stages, would keep."""
+    runs = Runs(
+        tmp_path,
+        """
+seed: 7
+corpus: {source: synthetic, documents: 200, tokenizer: {vocabulary: 400}}
+model: {layers: 1, width: 32, heads: 2}
+train:
+  {models: [], global_batch: 6, sequence_length: 90, learning_rate: 5e-3, log_every: 1, threads: 1, precision: fp32,
+   held_out_rows: 4}
+facts:
+  a: {kind: key_value, count: 12, key_length: 4, value_length: 2}
+  b: {kind: key_value, count: 9, key_length: 4, value_length: 2}
+stages:
+  first: {data: [a], train: {steps: 6}}
+  second: {data: [b], train: {steps: 6}}
+""",
+    )
+    shared = [f"stages.{name}.train.{key}" for name, key in (("first", "strategy=zero_3"), ("second", "strategy=zero_2"))]
+    shared += ["train.devices=2", "stages.first.train.devices=2", "stages.second.train.devices=2"]
+    steps = {}
+    for name, settings in (("one", []), ("two", shared)):
+        training = runs.command(name, *settings)
+        assert training.wait() == [0], training.told()
+        lines = map(json.loads, model(runs.root(name), "second").metrics.read_text().splitlines())
+        steps[name] = np.asarray([(line["loss"], line["grad_norm"]) for line in lines if "grad_norm" in line])
+    assert len(steps["one"]) == 6
+    assert np.abs(steps["two"] - steps["one"]).max() < 1e-4

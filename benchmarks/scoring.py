@@ -34,10 +34,11 @@ from configs.presets import preset
 from configs.schema import Model
 from eval.decoding import continue_prompts
 from eval.extraction import runs
-from eval.forward import batches, padded
+from eval.forward import batches
 from eval.membership import loss, lowercase_ratio, min_k, min_k_plus_plus, zlib_ratio
 from eval.scoring import TokenScores, score_continuations, score_tokens, score_trie
 from train.model import build_model
+from train.rows import padded
 
 BATCH_TOKENS = 2048  # of both ways
 ROUNDS, SECONDS = 9, 15  # of a comparison: so many, or fewer where they would take longer, but three at least

@@ -9,7 +9,7 @@ from math import inf
 
 from configs.errors import RecipeError
 from configs.schema import Recipe, Train
-from configs.stages import CORPUS, START, Mix, Stage
+from configs.stages import ANSWER, CORPUS, PLAIN, QUESTION, START, Mix, Stage
 
 RESERVED = ["perturbed", "standard", "report", "overview", "jobs", "slurm", "scores", "all", "nothing", CORPUS, START]
 SOURCES, KINDS, KNOWN = ["text", "words", "replay"], ["none", "ewc", "kl"], ["drop", "keep"]
@@ -48,6 +48,15 @@ def replayed(recipe: Recipe, name: str, mix: Mix) -> list[str]:
     parent = parent_of(recipe, name)
     own = recipe.stages[parent].data if parent in recipe.stages else []
     return list(mix.of or [data for data in own if data in recipe.facts])
+
+
+def check_format(template: str, setting: str) -> None:
+    """RecipeError, in one sentence, for a template in which a fact can't be written; `setting` is what names it in the recipe."""
+    if template.count(QUESTION) != 1 or template.count(ANSWER) != 1 or not template.endswith(ANSWER):
+        raise RecipeError(
+            f"{setting} is {template!r}; it must have one {QUESTION} and, at its end, one {ANSWER}: an end-of-text follows the "
+            f"answer, and nothing else can, as in {PLAIN!r}"
+        )
 
 
 def check_stages(recipe: Recipe, check_training: Callable[[Recipe], None]) -> None:
@@ -173,8 +182,7 @@ def _check_mix(recipe: Recipe, name: str, mix: Mix, key: str) -> None:
 
 def _check_rest(recipe: Recipe, name: str, stage: Stage) -> None:
     key, until, facts = f"stages.{name}", stage.until, [data for data in stage.data if data in recipe.facts]
-    if not (stage.format.count("{question}") == stage.format.count("{answer}") == 1 and stage.format.endswith("{answer}")):
-        raise RecipeError(f"{key}.format is {stage.format!r}; it must have one {{question}} and, at its end, one {{answer}}")
+    check_format(stage.format, f"{key}.format")
     if stage.known not in KNOWN:
         raise RecipeError(f"{key}.known is {stage.known!r}; possible: {', '.join(KNOWN)}")
     if until.loss is not None and not 0 < until.loss < inf:

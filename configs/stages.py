@@ -13,6 +13,8 @@ from configs.setting import section, setting
 
 CORPUS = "corpus"  # among a stage's data: rows of the corpus that pretraining doesn't read
 START = "start"  # what a stage comes after where that is the model that the recipe describes, before any training
+QUESTION, ANSWER = "{question}", "{answer}"  # places of a format
+PLAIN = QUESTION + ANSWER
 
 
 @dataclass
@@ -81,7 +83,7 @@ class Stage:
     )
     known: str = setting("drop", "facts that the model knew before all stages: drop (they are not learned, but asked) or keep")
     mix: list[Mix] = setting([], "what its data are mixed with")
-    format: str = setting("{question}{answer}", "how a fact is written; what comes of {answer} on is learned")
+    format: str = setting(PLAIN, "how a fact is written; what comes of {answer} on is learned")
     until: Until = section(Until, "when it ends before its steps are over")
     penalty: Penalty = section(Penalty, "what holds it near the weights that it starts from")
     lora: Lora = section(Lora, "trains low-rank matrices only")

@@ -9,8 +9,9 @@ import torch
 from transformers import PreTrainedModel
 
 from configs.schema import Scheme
-from eval.forward import Forward, padded
+from eval.forward import Forward
 from eval.schemes import reshape
+from train.rows import padded
 
 Choose = Callable[[torch.Tensor, Sequence[int]], torch.Tensor]  # the next tokens (n,) of n prompts, from logits (n, V) fp32
 

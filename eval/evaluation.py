@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from transformers import PreTrainedModel
 
 from configs.errors import DataError
 from configs.layout import CheckpointInfo, ModelLayout, atomic_folder, fingerprint, read_json, write_json
 from configs.progress import progress
+from configs.schema import Eval
 from configs.tables import CONTINUATIONS, EFFECTS, EXPOSURE_STEPS, ITEM_GAINS, SCORES, read_table, write_table
 from eval.effects import blind_effects, effects
 from eval.forward import load_model
@@ -53,6 +55,30 @@ class Checkpoint:
         return Checkpoint(folder, layout.root.name, step, info.files["model.safetensors"])
 
 
+def score_once(
+    folder: Path,
+    checkpoint: Checkpoint,
+    identity: str,
+    settings: Eval,
+    tables: Callable[[PreTrainedModel], Iterable[tuple[str, Iterable[dict[str, Any]], pa.Schema]]],
+    described: Mapping[str, Any],
+) -> None:
+    """Write the tables (name, rows, schema) that a checkpoint's model gives to a folder, unless those of this identity are there.
+
+    Rows get the model and the step; meta.json, the last, what is `described`.
+    """
+    if (folder / "meta.json").exists():
+        if read_json(folder / "meta.json")["fingerprint"] == identity:
+            return
+        shutil.rmtree(folder)
+    model = load_model(checkpoint.folder, settings.precision, settings.trust_remote_code, settings.pickles)
+    label = {"model": checkpoint.model, "step": checkpoint.step}
+    with atomic_folder(folder) as temporary:
+        for name, rows, schema in tables(model):
+            write_table(temporary / f"{name}.parquet", [{**label, **row} for row in rows], schema)
+        write_json(temporary / "meta.json", {"fingerprint": identity, "dtype": str(model.dtype), **described, **label})
+
+
 @dataclass
 class Evaluation:
     """The passes over a run's items, and what follows from them."""
@@ -64,20 +90,11 @@ class Evaluation:
         """Write the tables of one checkpoint, unless they are there already for the same weights and texts; `advance` is called
         once for each text that is scored.
         """
-        folder, settings = scores / f"step-{checkpoint.step:08d}", self.passes.settings
-        identity = fingerprint([FORMAT, checkpoint.weights, self.passes.identity(last)])
-        if (folder / "meta.json").exists():
-            if read_json(folder / "meta.json")["fingerprint"] == identity:
-                return
-            shutil.rmtree(folder)
-        model = load_model(checkpoint.folder, settings.precision, settings.trust_remote_code, settings.pickles)
-        label = {"model": checkpoint.model, "step": checkpoint.step}
-        with atomic_folder(folder) as temporary:
-            for name, rows, schema in self.passes.tables(model, last, advance):
-                write_table(temporary / f"{name}.parquet", [{**label, **row} for row in rows], schema)
-            schemes = [scheme_name(scheme) for scheme in settings.schemes]
-            meta = {"fingerprint": identity, "context": settings.context, "dtype": str(model.dtype), "schemes": schemes, **label}
-            write_json(temporary / "meta.json", meta)
+        passes, settings = self.passes, self.passes.settings
+        identity = fingerprint([FORMAT, checkpoint.weights, passes.identity(last)])
+        described = {"context": settings.context, "schemes": [scheme_name(scheme) for scheme in settings.schemes]}
+        folder = scores / f"step-{checkpoint.step:08d}"
+        score_once(folder, checkpoint, identity, settings, lambda model: passes.tables(model, last, advance), described)
 
     # -------------------------------------------------------------------------------------------- pure functions of the passes
 

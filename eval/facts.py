@@ -5,7 +5,6 @@ The tables FACT_SCORES and LAYERS of a checkpoint, each by one teacher-forced pa
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
@@ -16,12 +15,11 @@ import pyarrow as pa
 from transformers import PreTrainedModel
 
 from configs.errors import DataError
-from configs.layout import atomic_folder, fingerprint, read_json, write_json
+from configs.layout import fingerprint
 from configs.schema import Eval
-from configs.tables import FACT_SCORES, LAYERS, read_table, write_table
-from eval.evaluation import Checkpoint
+from configs.tables import FACT_SCORES, LAYERS, read_table
+from eval.evaluation import Checkpoint, score_once
 from eval.extraction import target_log_prob
-from eval.forward import load_model
 from eval.lens import LogitLens, first_layers
 from eval.scoring import score_tokens
 
@@ -93,19 +91,13 @@ def score_stage(
     asked = [(fact.item_id, fact.item_set, list(fact.tokens), fact.answer.start, fact.answer.stop) for fact in facts]
     seen = sorted((item, count) for item, count in exposures.items() if count)
     identity = fingerprint([FORMAT, astuple(checkpoint)[1:], asked, seen, end_of_text, settings.precision, lens])
-    if (folder / "meta.json").exists():
-        if read_json(folder / "meta.json")["fingerprint"] == identity:
-            return
-        shutil.rmtree(folder)
-    model = load_model(checkpoint.folder, settings.precision, settings.trust_remote_code, settings.pickles)
-    label = {"model": checkpoint.model, "step": checkpoint.step}
-    tables = [("facts", FACT_SCORES, fact_scores(model, facts, exposures, end_of_text, settings.batch_tokens))]
-    if lens and (found := _lens(model)):
-        tables.append(("layers", LAYERS, fact_layers(found, facts, end_of_text, settings.batch_tokens)))
-    with atomic_folder(folder) as temporary:
-        for name, schema, rows in tables:
-            write_table(temporary / f"{name}.parquet", [{**label, **row} for row in rows], schema)
-        write_json(temporary / "meta.json", {"fingerprint": identity, "dtype": str(model.dtype), **label})
+
+    def tables(model: PreTrainedModel) -> Iterator[tuple[str, Iterator[Row], pa.Schema]]:
+        yield "facts", fact_scores(model, facts, exposures, end_of_text, settings.batch_tokens), FACT_SCORES
+        if lens and (found := _lens(model)):
+            yield "layers", fact_layers(found, facts, end_of_text, settings.batch_tokens), LAYERS
+
+    score_once(folder, checkpoint, identity, settings, tables, {})
 
 
 def _lens(model: PreTrainedModel) -> LogitLens | None:

@@ -99,11 +99,3 @@ def batches(lengths: Sequence[int], tokens_at_once: int) -> Iterator[list[int]]:
         batch.append(i)
     if batch:
         yield batch
-
-
-def padded(sequences: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Sequences as rows (n, longest) int64, padded on the right: under a causal mask, padding reaches nothing that is read."""
-    rows = torch.zeros((len(sequences), max(map(len, sequences))), dtype=torch.long)
-    for row, sequence in zip(rows, sequences, strict=True):
-        row[: len(sequence)] = torch.tensor(sequence, dtype=torch.long)
-    return rows

@@ -19,9 +19,10 @@ import torch
 from transformers import PreTrainedModel
 
 from configs.errors import DataError
-from eval.forward import Forward, batches, check_numbers, padded
+from eval.forward import Forward, batches, check_numbers
 from train.model import transformer_blocks
 from train.objective import evaluation
+from train.rows import padded
 
 Hook = Callable[[torch.nn.Module, Any, Any], None]
 

@@ -55,12 +55,8 @@ FIGURES: dict[str, Callable[[Measured], Chart | None]] = {  # of one model; repo
     "probes": figures.probes,
     "accuracy": figures.accuracy,
 }
-OF_EXPOSURES = [
-    "dose",
-    "forgetting",
-    "retention",
-    "probes",
-]  # figures that tell when copies came, which of released models nobody knows
+# figures that tell when copies came, which of released models nobody knows
+OF_EXPOSURES = ["dose", "forgetting", "retention", "probes"]
 TEXT = {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "titleColor": var("muted")}
 LINES = {"domainColor": var("grid"), "tickColor": var("grid"), "gridColor": var("grid"), "tickSize": 4, "labelPadding": 5}
 # Above the axis the title can be read without turning one's head, and takes no width on a phone.
@@ -120,7 +116,9 @@ def write_report(
     apart = stages.names if stages else []  # they have steps of their own, and are asked other things
     trained = [name for name in run.models() if name not in apart]
     scored = {name: Scored([run.model(name)], run) for name in trained} if released is None else released
-    balance = pd.read_csv(run.balance) if run.balance.exists() else pd.DataFrame(columns=["item_set", "arm", "tokens_smd"])
+    balance = pd.DataFrame(columns=["item_set", "arm", "tokens_smd"])
+    if len(items) and run.balance.exists():  # where nothing is inserted, it has not even a header
+        balance = pd.read_csv(run.balance)
     measured = {name: read_measured(of_model, recipe) for name, of_model in scored.items()}
     metrics = pd.concat([pd.DataFrame()] + [read_metrics(run.model(name)).assign(model=name) for name in measured])
     effects = (
@@ -136,7 +134,7 @@ def write_report(
         for name, of in measured.items()
     }
     wanted = FIGURES if released is None else {name: figure for name, figure in FIGURES.items() if name not in OF_EXPOSURES}
-    drawn = draw(metrics, measured, wanted)
+    drawn = draw(metrics, {name: of for name, of in measured.items() if len(of.items)}, wanted)
     panels = [panel for panels in drawn.values() for panel in panels] + (stages.panels if stages else [])
     template = environment().get_template("report.html")
     page = template.render(

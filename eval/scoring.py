@@ -17,8 +17,9 @@ from transformers import Cache, PreTrainedModel
 
 from configs.errors import DataError
 from configs.schema import Scheme
-from eval.forward import Forward, batches, check_numbers, padded
+from eval.forward import Forward, batches, check_numbers
 from eval.schemes import scheme_log_probs
+from train.rows import padded
 
 TRIE_TOKENS = 2**18  # of prefixes whose keys and values exist at a time
 

@@ -5,6 +5,7 @@ As in inject/audit.py, every row is made anew, and where its digest is the one i
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ def attest(
     A planned occurrence of the certificate is a row that holds a fact or an item. DataError where a segment can't be read.
     """
     batch, length = stream.batch, stream.sequence_length
-    certificate = Certificate(model, steps, of_steps, dict(fingerprints), planned=len(stream.items(0, steps * batch)))
+    holding = Counter(row // batch for row, _, _ in stream.items(0, steps * batch))  # rows with a fact or an item, by step
+    certificate = Certificate(model, steps, of_steps, dict(fingerprints), planned=holding.total())
     following = 0
     with progress(f"audit {model}", "rows", steps * batch) as meter:
         for record in read_ledger(ledger):
@@ -39,7 +41,6 @@ def attest(
                     continue
             following = record.step + 1
             first = record.step * batch
-            held = len(stream.items(first, first + batch))
             rows = stream.rows(np.arange(first, first + batch))
             expected = row_digests(rows.tokens, rows.label_mask)
             deviating = [slot for slot, (own, found) in enumerate(zip(expected, record.digests, strict=False)) if own != found]
@@ -49,15 +50,15 @@ def attest(
                 what = "the row is not the one that the stage's mixture has there"
                 certificate.violate(Violation("differs", what, record.step, slot, first + slot))
             if deviating or len(record.digests) != batch:
-                certificate.unproven += held
+                certificate.unproven += holding[record.step]
             elif record.consumed:
                 certificate.rows += batch
-                certificate.consumed += held
+                certificate.consumed += holding[record.step]
                 certificate.consumed_tokens += batch * (length + 1)
                 certificate.labels_left_out += int(rows.label_mask.size - rows.label_mask.sum())
             else:
                 certificate.rows += batch
-                certificate.skipped += held
+                certificate.skipped += holding[record.step]
                 certificate.skipped_steps.add({"step": record.step})
             meter.advance(batch)
     if following < steps:

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from configs.errors import DataError, RecipeError
+from configs.stage_checks import check_format
+from configs.stages import ANSWER, PLAIN, QUESTION
 from inject.items.item import CHOICE, Item
 from inject.tokenizer import encode_batch_with_offsets
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-QUESTION, ANSWER = "{question}", "{answer}"
-PLAIN = QUESTION + ANSWER
 
 
 @dataclass(frozen=True)
@@ -107,11 +106,7 @@ class Format:
 
     def __post_init__(self) -> None:
         """RecipeError, in one sentence, for a template of another form."""
-        if self.template.count(QUESTION) != 1 or self.template.count(ANSWER) != 1 or not self.template.endswith(ANSWER):
-            raise RecipeError(
-                f"{self.setting} is {self.template!r}; it must have one {QUESTION} and, at its end, one {ANSWER}: an end-of-text "
-                f"follows the answer, and nothing else can, as in {PLAIN!r}"
-            )
+        check_format(self.template, self.setting)
 
     def write(self, question: str, answer: str) -> tuple[str, str]:
         """What stands before the answer, and the answer."""

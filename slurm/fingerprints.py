@@ -107,12 +107,10 @@ class Fingerprints:
         recipe = self.recipe
         settings = result_settings(recipe.stages[name])
         settings["train"].pop("models")
-        lines = lineage(recipe, name)[:-1]
-        formats = [recipe.stages[one].format for one in lines if one in recipe.stages]  # in which facts are replayed
         pretraining = recipe.train
         read = [pretraining.steps, pretraining.global_batch, pretraining.sequence_length] if pretraining.models else []
         held_out = [pretraining.held_out_rows, pretraining.sequence_length]  # which passages and rows leave out
-        inputs = [self.corpus, self.facts, self._before(parent_of(recipe, name)), formats, read, held_out]
+        inputs = [self.corpus, self.facts, self._before(parent_of(recipe, name)), read, held_out]
         seeds = [recipe.seed_for("order"), recipe.seed_for("init")]
         return fingerprint(["stage", STAGE_FORMAT, name, settings, inputs, seeds])
 

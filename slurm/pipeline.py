@@ -125,7 +125,7 @@ def make_plan(experiment: Experiment) -> None:
     run.corpus.unlink(missing_ok=True)
     run.corpus.symlink_to(corpus.folder.resolve())
     if recipe.stages:
-        experiment.staging.refuse_impossible()
+        experiment.staging.refuse_impossible(drawn.items)
     write(drawn, plan, run)
     tokens = int(plan["length"].to_numpy().sum())
     share = tokens / (drawn.shape.rows * drawn.shape.row_tokens)

@@ -62,13 +62,19 @@ def make_texts(
     recipe: Recipe, tokenizer: PreTrainedTokenizerFast, redrawn: Sequence[Sequence[str]] = ()
 ) -> tuple[list[Item], list[dict[str, Any]]]:
     """Items and the rows of their texts table. `redrawn`: the groups that were drawn again, by round."""
+    items = drawn_items(recipe, tokenizer, redrawn)
+    return items, tokenize_texts(items, tokenizer, recipe.train.sequence_length)
+
+
+def drawn_items(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, redrawn: Sequence[Sequence[str]] = ()) -> list[Item]:
+    """The items that are inserted."""
     material, seed = material_of(tokenizer), recipe.seed_for("items")
     items = make_items(recipe.insert, seed, material)
     for turn in range(1, len(redrawn) + 1):
         items = redraw(items, recipe.insert, seed, material, redrawn[:turn])
     if redrawn:
         lint(items)
-    return items, tokenize_texts(items, tokenizer, recipe.train.sequence_length)
+    return items
 
 
 def material_of(tokenizer: PreTrainedTokenizerFast) -> Material:

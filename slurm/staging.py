@@ -66,7 +66,8 @@ class Staging:
         if not self.recipe.train.models:  # nothing was planned, so the run does not know its corpus yet
             self.run.corpus.unlink(missing_ok=True)
             self.run.corpus.symlink_to(self.experiment.base_corpus.folder.resolve())
-        drawn = self.draw(self.experiment.corpus.tokenizer)
+        tokenizer = self.experiment.corpus.tokenizer
+        drawn = self.draw(tokenizer, self._inserted(tokenizer))
         start = self.weights_of(self.root)
         known = self._known([fact for fact, _ in drawn], _folder(start)) if start else set()
         rows = [{**asdict(fact), "inserted": inserted, "known": fact.item_id in known} for fact, inserted in drawn]
@@ -89,13 +90,13 @@ class Staging:
             if extracted(scores.argmax, texts[i], examples[i].answer)
         }
 
-    def draw(self, tokenizer: PreTrainedTokenizerFast) -> list[tuple[Fact, bool]]:
-        """The facts of `facts`, and of each item of `insert` its own where it has one; and which of the two each is.
+    def draw(self, tokenizer: PreTrainedTokenizerFast, items: Sequence[Item]) -> list[tuple[Fact, bool]]:
+        """The facts of `facts`, and of each of the inserted `items` its own where it has one; and which of the two each is.
 
         RecipeError where two sets ask the same question, be it of an item that is inserted.
         """
         own = facts_of(self._items(tokenizer))
-        inserted = [asked for item in self._inserted(tokenizer) if (asked := fact_of(item))]
+        inserted = [asked for item in items if (asked := fact_of(item))]
         sets: dict[str, list[Fact]] = {}
         for fact in [*own, *inserted]:
             sets.setdefault(fact.item_set, []).append(fact)
@@ -115,14 +116,17 @@ class Staging:
 
     def _inserted(self, tokenizer: PreTrainedTokenizerFast) -> list[Item]:
         """The items of `insert` as they were planned."""
-        from slurm.planning import make_texts
+        from slurm.planning import drawn_items
 
         redrawn = read_json(self.run.decontaminated)["redrawn"] if self.run.decontaminated.exists() else ()
-        return make_texts(self.recipe, tokenizer, redrawn)[0] if self.recipe.insert else []
+        return drawn_items(self.recipe, tokenizer, redrawn)
 
-    def refuse_impossible(self) -> None:
-        """RecipeError, before anything is trained, for facts that can't be had, and stages whose rows they don't fit."""
-        drawn = self.draw(self.experiment.corpus.tokenizer)
+    def refuse_impossible(self, items: Sequence[Item]) -> None:
+        """RecipeError, before anything is trained, for facts that can't be had, and stages whose rows they don't fit.
+
+        `items`: those that are inserted.
+        """
+        drawn = self.draw(self.experiment.corpus.tokenizer, items)
         rows = [{**asdict(fact), "inserted": inserted, "known": False} for fact, inserted in drawn]
         mixing = Mixing(self.experiment, rows)
         for name in self.recipe.stages:
@@ -130,8 +134,9 @@ class Staging:
 
     def outline(self, tokenizer: PreTrainedTokenizerFast) -> list[dict[str, Any]]:
         """What each stage asks for, where no fact is known: rows of an epoch, by their kind, and how many epochs its steps are."""
-        counts = Counter(fact.item_set for fact, inserted in self.draw(tokenizer) if not inserted)
-        counts.update(item.item_set for item in self._inserted(tokenizer))
+        items = self._inserted(tokenizer)
+        counts = Counter(fact.item_set for fact, inserted in self.draw(tokenizer, items) if not inserted)
+        counts.update(item.item_set for item in items)
         rows = []
         for name, stage in self.recipe.stages.items():
             data = sum(counts[one] for one in stage.data)  # rows of the corpus are not counted: they end with the corpus

@@ -8,6 +8,8 @@ import torch
 from configs.schema import Train
 from inject.stream import Stream
 from train.engine import Engine
+from train.objective import evaluation
+from train.rows import shared
 
 
 def held_out_rows(settings: Train, base_rows: int) -> np.ndarray:
@@ -36,21 +38,14 @@ def told(settings: Train, rows: int) -> str:
 def held_out_loss(engine: Engine, tokens: np.ndarray, micro_batch: int) -> float:
     """Mean loss, in nats a label, of rows `tokens` int64 (n, S + 1), n > 0, without dropout; all processes must call it.
 
-    Each process takes a share in passes of `micro_batch` rows. All make as many passes of the same shape, for ZeRO-3 gathers its
-    parameters from all in each: what a share lacks is filled up with rows of which no label counts.
+    Each process takes a share in passes of `micro_batch` rows, which is filled up with rows of which no label counts.
     """
     rows, length = tokens.shape[0], tokens.shape[1] - 1
-    passes = -(-rows // (micro_batch * engine.world.size))
-    share = engine.world.rank * passes * micro_batch + np.arange(passes * micro_batch)
     total = torch.zeros((), dtype=torch.float64, device=engine.device)
-    engine.wrapped.eval()
-    try:
-        with torch.no_grad():
-            for chosen in share.reshape(passes, micro_batch):
-                counts = torch.from_numpy(chosen < rows)[:, None].repeat(1, length)
-                numbers = np.minimum(chosen, rows - 1)
-                parts = torch.from_numpy(tokens[numbers]), counts, torch.from_numpy(numbers)
-                total += engine.loss(*(part.to(engine.device) for part in parts))
-    finally:
-        engine.wrapped.train()
+    with evaluation(engine.wrapped):
+        for chosen in shared(rows, micro_batch, engine.world):
+            counts = torch.from_numpy(chosen < rows)[:, None].repeat(1, length)
+            numbers = np.minimum(chosen, rows - 1)
+            parts = torch.from_numpy(tokens[numbers]), counts, torch.from_numpy(numbers)
+            total += engine.loss(*(part.to(engine.device) for part in parts))
     return engine.sum(total) / (rows * length)

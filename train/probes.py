@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from configs.layout import ModelLayout
 from configs.schema import Train
@@ -21,6 +20,7 @@ from train.engine import Engine
 from train.ledger import written
 from train.objective import CHUNK_BYTES_ACCELERATOR, evaluation
 from train.probe_schedule import Due, ProbeScore, Schedule, Scorer, Text
+from train.rows import padded, shared
 
 
 class Budget:
@@ -141,8 +141,8 @@ class Probing:
     def _scored(self, texts: Sequence[Text]) -> dict[Text, list[ProbeScore]]:
         """Scores of this process's share of the texts.
 
-        All processes make as many passes, for ZeRO-3 gathers its parameters from all in each; who has nothing left scores a text
-        again. A pass has no more tokens than one of training, and no more logits than the device has room for.
+        All processes make as many passes: who has nothing left scores a text again. A pass has no more tokens than one of training,
+        and no more logits than the device has room for.
         """
         assert self.scorer is not None
         scorer, world = self.scorer, self.engine.world
@@ -152,14 +152,13 @@ class Probing:
         most = (self.settings.micro_batch or 1) * (self.settings.sequence_length + 1)
         rows = max(1, min(most, CHUNK_BYTES_ACCELERATOR // (4 * self.vocabulary)) // longest)
         rows = min(rows, -(-len(ordered) // world.size))
-        passes = -(-len(ordered) // (rows * world.size))
         found: dict[Text, list[ProbeScore]] = {}
         with evaluation(self.engine.wrapped):
-            for number in range(world.rank * passes, (world.rank + 1) * passes):
-                own = ordered[number * rows : (number + 1) * rows] or ordered[:1]
-                logits = self.engine.logits(_padded([tokens[text][:-1] for text in own]))
+            for chosen in shared(len(ordered), rows, world).tolist():
+                own = ordered[chosen[0] : chosen[0] + rows] or ordered[:1]
+                logits = self.engine.logits(padded([tokens[text][:-1] for text in own]))
                 scored = dict(zip(own, scorer.scores(own, logits), strict=True))
-                found |= scored if number * rows < len(ordered) else {}
+                found |= scored if chosen[0] < len(ordered) else {}
         return found
 
 
@@ -192,11 +191,3 @@ def _cut(layout: ModelLayout, first: int) -> None:
     for path in reversed(layout.probe_segments()):
         if first == 0 or path.name > layout.probes(first).name:
             path.unlink()
-
-
-def _padded(rows: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Rows as (n, longest) int64, padded on the right, which under a causal mask reaches nothing that is read."""
-    padded = torch.zeros((len(rows), max(map(len, rows))), dtype=torch.long)
-    for row, tokens in zip(padded, rows, strict=True):
-        row[: len(tokens)] = torch.tensor(tokens, dtype=torch.long)
-    return padded

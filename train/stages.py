@@ -12,6 +12,8 @@ from configs.schema import Train
 from configs.stages import Until
 from inject.mixture import used
 from train.engine import Engine
+from train.objective import evaluation
+from train.rows import shared
 
 
 class Ending:
@@ -53,23 +55,17 @@ class Ending:
 def emitted(engine: Engine, tokens: np.ndarray, answers: np.ndarray, micro_batch: int) -> float:
     """The part of rows `tokens` (n, S + 1) whose `answers` (n, S bool, labels) greedy decoding emits; all processes must call it.
 
-    Each process takes a share in passes of `micro_batch` rows, all as many (see train/held_out.py). Under teacher forcing the
-    argmax is right at every token of an answer if and only if greedy decoding emits it.
+    Each process takes a share in passes of `micro_batch` rows. Under teacher forcing the argmax is right at every token of an
+    answer if and only if greedy decoding emits it.
     """
     rows, length = len(tokens), used(answers)
-    passes = -(-rows // (micro_batch * engine.world.size))
-    share = engine.world.rank * passes * micro_batch + np.arange(passes * micro_batch)
     right = torch.zeros((), dtype=torch.float64, device=engine.device)
-    engine.wrapped.eval()
-    try:
-        with torch.no_grad():
-            for chosen in share.reshape(passes, micro_batch):
-                numbers = np.minimum(chosen, rows - 1)
-                given = torch.from_numpy(tokens[numbers, : length + 1]).to(engine.device)
-                wanted = torch.from_numpy(answers[numbers, :length]).to(engine.device)
-                guesses = engine.logits(given[:, :-1]).argmax(-1)
-                whole = ((guesses == given[:, 1:]) | ~wanted).all(1)
-                right += (whole & torch.from_numpy(chosen < rows).to(engine.device)).sum()
-    finally:
-        engine.wrapped.train()
+    with evaluation(engine.wrapped):
+        for chosen in shared(rows, micro_batch, engine.world):
+            numbers = np.minimum(chosen, rows - 1)
+            given = torch.from_numpy(tokens[numbers, : length + 1]).to(engine.device)
+            wanted = torch.from_numpy(answers[numbers, :length]).to(engine.device)
+            guesses = engine.logits(given[:, :-1]).argmax(-1)
+            whole = ((guesses == given[:, 1:]) | ~wanted).all(1)
+            right += (whole & torch.from_numpy(chosen < rows).to(engine.device)).sum()
     return engine.sum(right) / rows

@@ -1,0 +1,28 @@
+"""Rows of tokens for passes that train nothing: padded to one length, and shared out among the processes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from train.world import World
+
+
+def padded(sequences: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Sequences as rows (n, longest) int64, padded on the right: under a causal mask, padding reaches nothing that is read."""
+    rows = torch.zeros((len(sequences), max(map(len, sequences))), dtype=torch.long)
+    for row, sequence in zip(rows, sequences, strict=True):
+        row[: len(sequence)] = torch.tensor(sequence, dtype=torch.long)
+    return rows
+
+
+def shared(rows: int, at_once: int, world: World) -> np.ndarray:
+    """The rows of each pass of this process, (passes, at_once) int64.
+
+    All processes make as many passes, of the same shape, for ZeRO-3 gathers its parameters from all in each: numbers from `rows` on
+    fill up what a share lacks, and are no rows.
+    """
+    passes = -(-rows // (at_once * world.size))
+    return (world.rank * passes * at_once + np.arange(passes * at_once)).reshape(passes, at_once)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from train.objective import LinearCrossEntropy, chunk_tokens
+from train.cross_entropy import LinearCrossEntropy, chunk_tokens
 
 VOCABULARIES = (1024, 4096, 16_384, 50_304)
 MIB = 2**20
@@ -35,7 +35,10 @@ def once(way: str, head: nn.Linear, hidden: Tensor, labels: Tensor, mask: Tensor
     """One forward and backward pass that leave gradients where there were none."""
     head.weight.grad = hidden.grad = None
     with torch.autocast(hidden.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        loss = full(head, hidden, labels, mask) if way == "full" else LinearCrossEntropy(head, chunk)(hidden, labels, mask)
+        if way == "full":
+            loss = full(head, hidden, labels, mask)
+        else:
+            loss = LinearCrossEntropy(head, chunk, compiled=way == "compiled")(hidden, labels, mask)
     (loss / len(labels)).backward()
 
 
@@ -79,8 +82,9 @@ def main() -> None:
     given = parser.parse_args()
     described = [f"torch {torch.__version__}", given.device, f"{torch.get_num_threads()} thread(s)", given.precision]
     print(", ".join([*described, f"{given.tokens:,} tokens, width {given.width}"]), end="\n\n")
-    columns = ["vocabulary", "gradients, MiB", "all logits: beyond them, MiB", "chunks: beyond them, MiB", "tokens a chunk"]
-    columns += ["all logits, ms", "chunks, ms"]
+    ways = {"full": "all logits", "chunked": "chunks"} | ({"compiled": "compiled chunks"} if given.device != "cpu" else {})
+    columns = ["vocabulary", "gradients, MiB", *(f"{way}: beyond them, MiB" for way in ways.values()), "tokens a chunk"]
+    columns += [f"{way}, ms" for way in ways.values()]
     print(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
     for vocabulary in given.vocabularies:
         torch.manual_seed(0)
@@ -90,17 +94,14 @@ def main() -> None:
         mask = torch.ones(given.tokens, dtype=torch.bool, device=given.device)
         gradients = 4 * given.width * (vocabulary + given.tokens)
         rest, fastest = {}, {}
-        for way in ("full", "chunked"):
+        for way in ways:
             arguments = (way, head, hidden, labels, mask, given.precision, given.chunk)
             once(*arguments)
             rest[way] = (peak_bytes(*arguments) - gradients) / MIB
             fastest[way] = 1e3 * min(seconds(*arguments) for _ in range(given.rounds))
         chunk = chunk_tokens(given.tokens, vocabulary, given.chunk, given.device)
-        print(
-            f"| {vocabulary:,} | {gradients / MIB:.1f} | {rest['full']:.1f} | {rest['chunked']:.1f} | {chunk:,} "
-            f"| {fastest['full']:.0f} | {fastest['chunked']:.0f} |",
-            flush=True,
-        )
+        told = [f"{vocabulary:,}", f"{gradients / MIB:.1f}", *(f"{held:.1f}" for held in rest.values()), f"{chunk:,}"]
+        print(f"| {' | '.join([*told, *(f'{spent:.1f}' for spent in fastest.values())])} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -271,6 +271,13 @@ class ModelLayout:
         """Of a stage: the step at which it ended, and why."""
         return self.root / "finished.json"
 
+    def ended(self) -> int:
+        """The step at which a stage ended. DataError where it has not, or what says so is damaged."""
+        record = read_json(self.finished)
+        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+            raise DataError(f"{self.finished} is damaged; remove it, and running again makes it anew")
+        return int(record["step"])
+
     @property
     def rows(self) -> Path:
         """Of a stage: which rows of its stream hold which facts and items."""

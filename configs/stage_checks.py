@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from math import inf
 
@@ -35,6 +36,20 @@ def lineage(recipe: Recipe, name: str) -> list[str]:
 def trainings(recipe: Recipe) -> list[Train]:
     """The settings of every training of a recipe: of pretraining, if there is any, and of each stage."""
     return [*([recipe.train] if recipe.train.models else []), *(stage.train for stage in recipe.stages.values())]
+
+
+def longest_row(recipe: Recipe) -> int:
+    """Tokens for which new weights have positions: those of the longest rows of the recipe, of held-out ones, too."""
+    return max(settings.sequence_length for settings in [recipe.train, *trainings(recipe)])
+
+
+@contextmanager
+def settings_of(stage: str) -> Iterator[None]:
+    """A RecipeError of the block that speaks of `train` or `lora` is raised as one that speaks of the stage's."""
+    try:
+        yield
+    except RecipeError as error:
+        raise RecipeError(re.sub(r"(?<![\w./-])(train|lora)\.", rf"stages.{stage}.\1.", str(error))) from error
 
 
 def learned_before(recipe: Recipe, name: str) -> list[str]:
@@ -72,6 +87,18 @@ def check_stages(recipe: Recipe, check_training: Callable[[Recipe], None]) -> No
             f"insert holds {', '.join(recipe.insert)}, but train.models is empty, so nothing is pretrained into which it could be "
             "inserted; leave it out, or set train.models=[perturbed]"
         )
+    if recipe.eval.harness and not (recipe.insert and recipe.train.models):
+        raise RecipeError(
+            f"eval.harness holds {', '.join(recipe.eval.harness)}, but tasks are run on pretrained models in which something is "
+            "inserted, and not on stages; leave it out, and run lm_eval itself on a checkpoint of a stage, which is a folder that "
+            "it reads"
+        )
+    for name, facts in recipe.facts.items():
+        if facts.design != recipe.design:
+            raise RecipeError(
+                f"facts.{name}.design is given, but a design says how often items are inserted into pretraining, and facts are "
+                "learned by stages; leave it out"
+            )
     _check_names(recipe)
     for place, (name, stage) in enumerate(recipe.stages.items()):
         if stage.train.steps < 1:
@@ -93,10 +120,8 @@ def check_stages(recipe: Recipe, check_training: Callable[[Recipe], None]) -> No
                 f"stages.{name}.train.probes.items is {stage.train.probes.items}, but probes follow copies that are placed in "
                 "pretraining; leave it out"
             )
-        try:
+        with settings_of(name):
             check_training(replace(recipe, train=stage.train, stages={}))
-        except RecipeError as error:
-            raise RecipeError(re.sub(r"(?<![\w.])train\.", f"stages.{name}.train.", str(error))) from error
     roots: dict[str, str] = {}
     for name in recipe.stages:
         roots.setdefault(lineage(recipe, name)[0], name)

@@ -12,7 +12,7 @@ from inject.audit import audit, read_ledger
 from inject.certificate import Certificate, Violation, summary
 from inject.inspection import render, render_mixture, rows_of_step
 from slurm.branches import Branch
-from slurm.jobs import Experiment, read_record
+from slurm.jobs import Experiment, not_as_made
 from slurm.planning import shape_of
 
 
@@ -61,8 +61,10 @@ def _audit(experiment: Experiment, model: str) -> Certificate:
         assignment=experiment.assignment_of(model),
         fingerprints=marks,
     )
-    for what in _not_as_made(experiment, tables):
+    for what in not_as_made(run.job("plan"), run.root, tables):
         certificate.violate(Violation("plan", what))
+    for what in changed_files(run, model):
+        certificate.violate(Violation("files", what))
     if model in experiment.branches:
         for what in _not_shared(run, experiment.branches[model]):
             certificate.violate(Violation("branch", what))
@@ -71,10 +73,17 @@ def _audit(experiment: Experiment, model: str) -> Certificate:
     return certificate
 
 
-def _not_as_made(experiment: Experiment, tables: dict[str, str]) -> list[str]:
-    """Tables whose files are not those that the plan job wrote."""
-    made = {Path(path).name: digest for path, digest in read_record(experiment.run.job("plan"))["outputs"].items()}
-    return [f"{name} is not the file that was planned" for name, digest in tables.items() if made.get(name) != digest]
+def changed_files(run: RunLayout, model: str) -> list[str]:
+    """What of a training's files is not as it was written: of those that its job recorded, and of the last checkpoint's."""
+    layout, record = run.model(model), run.job(f"train-{model}")
+    last = layout.checkpoints()[-1]
+    folder = layout.checkpoint(last)
+    found = list(not_as_made(record, layout.root)) if record.exists() else []  # a training that goes on has none yet
+    if not found and layout.finished.exists() and layout.ended() != last:
+        found.append(f"it ended after {layout.ended():,} steps, but its last checkpoint is that of step {last:,}")
+    if name := CheckpointInfo.read(folder).damaged(folder):
+        found.append(f"{name} of {folder.name} is {'damaged' if (folder / name).exists() else 'missing'}")
+    return found
 
 
 def _not_shared(run: RunLayout, branch: Branch) -> list[str]:

@@ -7,6 +7,7 @@ settings.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from typing import Any
 from configs.errors import RecipeError
 from configs.layout import contents, fingerprint
 from configs.recipe import result_settings
-from configs.schema import Recipe
-from configs.stage_checks import lineage, parent_of
+from configs.schema import Recipe, Train
+from configs.stage_checks import lineage, longest_row, parent_of, replayed
 from configs.stages import START
 from slurm.branches import Branch
 
@@ -95,6 +96,11 @@ class Fingerprints:
         inputs = [self.items, self._before(root), cleaned]
         return fingerprint(["facts", FACTS_FORMAT, settings, sources, recipe.seed_for("items"), inputs])
 
+    def _positions(self, own: Train) -> list[int]:
+        """The tokens that new weights are drawn for, where the rows of their training, which its settings tell, are shorter."""
+        longest = longest_row(self.recipe)
+        return [longest] if self.recipe.model.start is None and longest > own.sequence_length else []
+
     def _before(self, model: str) -> Any:
         """What the weights depend on that a stage starts from."""
         if model != START:
@@ -107,10 +113,14 @@ class Fingerprints:
         recipe = self.recipe
         settings = result_settings(recipe.stages[name])
         settings["train"].pop("models")
+        settings.pop("after")  # the model that it names, or that is meant where it names none, is among the inputs
+        settings["mix"] = [replace(mix, of=replayed(recipe, name, mix)) for mix in settings["mix"]]
         pretraining = recipe.train
         read = [pretraining.steps, pretraining.global_batch, pretraining.sequence_length] if pretraining.models else []
         held_out = [pretraining.held_out_rows, pretraining.sequence_length]  # which passages and rows leave out
-        inputs = [self.corpus, self.facts, self._before(parent_of(recipe, name)), read, held_out]
+        parent = parent_of(recipe, name)
+        drawn = self._positions(recipe.stages[name].train) if parent == START else []
+        inputs = [self.corpus, self.facts, self._before(parent), read, held_out, *drawn]
         seeds = [recipe.seed_for("order"), recipe.seed_for("init")]
         return fingerprint(["stage", STAGE_FORMAT, name, settings, inputs, seeds])
 
@@ -127,7 +137,7 @@ class Fingerprints:
         seeds = [recipe.seed_for("order"), recipe.seed_for("init")]
         plan = self.plan if model != "standard" or recipe.train.checkpoints.exposures else None
         cleaned = self.decontaminate if recipe.decontaminate.policy == "documents" else None
-        inputs = [self.corpus, cleaned, plan, self.start]
+        inputs = [self.corpus, cleaned, plan, self.start, *self._positions(recipe.train)]
         return fingerprint(["train", TRAIN_FORMAT, model, result_settings(recipe.model), settings, seeds, inputs])
 
     def eval(self, model: str) -> str:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from configs.errors import DataError, ImprintError, LockError, RecipeError, Stopped
-from configs.layout import CheckpointInfo, RunLayout, atomic_file, file_fingerprint, read_json, write_json
+from configs.layout import CheckpointInfo, ModelLayout, RunLayout, atomic_file, file_fingerprint, read_json, write_json
 from configs.lock import Lock
 from configs.recipe import differences, load_recipe, result_settings, save_recipe
 from configs.schema import Recipe
@@ -47,6 +47,7 @@ class Job:
     needs: list[str]  # the jobs that must be done before
     array: str  # the SLURM array that does it, for every point of a sweep; "": it is done where the arrays are submitted
     folder: Path  # of which it is the only writer
+    found: Callable[[], list[Path]] = field(default=list, kw_only=True)  # what it makes besides, known once it is done
 
     def missing(self) -> str | None:
         """Why the job has to be done, or None where it is done."""
@@ -54,8 +55,35 @@ class Job:
             return "not done yet"
         if read_record(self.record)["fingerprint"] != self.fingerprint:
             return "its settings or inputs have changed"
-        absent = [path.name for path in self.outputs if not path.exists()]
-        return f"{absent[0]} is missing" if absent else None
+        absent = self.absent()
+        return f"{absent.name} is missing" if absent else None
+
+    def made(self) -> list[Path]:
+        """What it has made, once it is done."""
+        return [*self.outputs, *self.found()]
+
+    def absent(self) -> Path | None:
+        """The first file of these that is missing."""
+        return next((path for path in self.made() if not path.exists()), None)
+
+
+def left_by_training(layout: ModelLayout) -> list[Path]:
+    """What a training leaves that is known once it is done: its ledger and, of a stage, the checkpoint with which it ended."""
+    last = [layout.checkpoint(layout.ended()) / "imprint.json"] if layout.finished.exists() else []
+    return [*layout.ledgers(), *last]
+
+
+def not_as_made(record: Path, folder: Path, names: Collection[str] = ()) -> Iterator[str]:
+    """Which files that a job left in `folder` are not those that its record names; looks at all of them, or those of `names`."""
+    for made, digest in read_record(record)["outputs"].items():
+        parts = Path(made).parts  # of wherever the run lay then
+        name = Path(*parts[-3:] if parts[-1] == "imprint.json" else parts[-1:])  # a checkpoint's marker, or a file of the folder
+        if names and str(name) not in names:
+            continue
+        if not (folder / name).exists():
+            yield f"{name}, which the job {record.stem} wrote, is missing"
+        elif file_fingerprint(folder / name) != digest:
+            yield f"{name} is not the file that the job {record.stem} wrote"
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -220,7 +248,9 @@ class Experiment:
         start = time.monotonic()
         job.work()
         seconds = time.monotonic() - start
-        outputs = {str(path): file_fingerprint(path) for path in job.outputs}
+        if absent := job.absent():
+            raise DataError(f"the job {job.name} is over, but {absent} is missing: it can't be made again from what is there")
+        outputs = {str(path): file_fingerprint(path) for path in job.made()}
         write_json(job.record, {"fingerprint": job.fingerprint, "seconds": round(seconds, 1), "outputs": outputs})
 
     def refuse_other_settings(self) -> None:

@@ -18,6 +18,7 @@ from inject.mixture import DATA, REPLAY, Mixture, Part, lay
 from inject.questions import PLAIN, Example, Fact, Format
 
 if TYPE_CHECKING:
+    from inject.items.item import Item
     from inject.stream import Stream
     from slurm.jobs import Experiment
 
@@ -42,15 +43,28 @@ class Mixing:
         batch, length = stage.train.global_batch, stage.train.sequence_length
         return Mixture(self.corpus, parts, batch, length, self._seed(name, "epochs"), labels)
 
-    def check(self, name: str) -> None:
-        """The refusals of `stream`, but for those that take items of `insert` as they were planned."""
+    def check(self, name: str, items: Sequence[Item]) -> None:
+        """The refusals of `stream` and `refuse_known`, but for texts of the inserted `items`, which need not be planned yet."""
         stage = self.recipe.stages[name]
         facts = self.learned(name)
         self._refuse_long(name, self.examples(facts, stage.format), [fact.item_id for fact in facts])
-        for number in range(len(stage.mix) if facts else 0):
-            self._mixed(name, number, len(facts))
-        if CORPUS in stage.data:
-            self._unread(name)
+        rows = len(facts) + sum(item.item_set in stage.data for item in items)
+        rows += len(self._unread(name)) if CORPUS in stage.data else 0
+        self._refuse_empty(name, rows)
+        for number in range(len(stage.mix)):
+            self._mixed(name, number, rows)
+        self.refuse_known(name)
+
+    def refuse_known(self, name: str) -> None:
+        """RecipeError where what a stage asks for takes facts that are learned, and the model before all stages knows them all."""
+        stage, root = self.recipe.stages[name], lineage(self.recipe, name)[0]
+        if stage.until.exact_match is not None and not self.learned(name):
+            raise RecipeError(f"stages.{name}.until.exact_match is set, but {root} knows all its facts; leave it out")
+        if stage.penalty.kind == "ewc" and not self.learned_before(name):
+            raise RecipeError(
+                f"stages.{name}.penalty.kind is ewc, but {root} knows all facts that the stages before {name} have; set their "
+                "known=keep"
+            )
 
     def _seed(self, name: str, purpose: Any) -> int:
         """Stages with the same place in their lineage and the same data, which are methods to be compared, draw alike."""
@@ -135,11 +149,7 @@ class Mixing:
             items.append(item_id)
         self._refuse_long(name, samples, items)
         rows = self._unread(name) if CORPUS in stage.data else np.zeros(0, np.int64)
-        if not samples and not len(rows):
-            raise RecipeError(
-                f"stages.{name} has no data: {lineage(self.recipe, name)[0]} knows all facts of {', '.join(stage.data)}; set "
-                f"stages.{name}.known=keep to learn them nevertheless"
-            )
+        self._refuse_empty(name, len(samples) + len(rows))
 
         def sample(number: int) -> Example | np.ndarray:
             if number < len(samples):
@@ -184,16 +194,28 @@ class Mixing:
 
         stage = self.recipe.stages[name]
         template, length = Format(stage.format, f"stages.{name}.format"), stage.train.sequence_length
+        rows = self.readable(length + 1)
+        if mix.source == "text" and len(self.held_out) and not len(rows):
+            raise RecipeError(
+                f"stages.{name}.mix takes passages of the corpus, but train.held_out_rows = {self.recipe.train.held_out_rows:,} of "
+                f"its {self.base.base_rows:,} rows leaves none of them; lower it"
+            )
         try:
             if mix.source == "words":
                 words = RandomWords(self.corpus, self.corpus.tokenizer, template, mix.words, length, seed)
                 return Part(mix.source, words, None, pool=mix.pool, seed=seed)
-            rows = self.readable(length + 1)
             passages = Passages(self.corpus, self.corpus.tokenizer, template, mix.words, length, rows, seed)
             return Part(mix.source, passages, None, pool=mix.pool, seed=seed)
         except RecipeError as error:  # which knows of no stage
             named = str(error).replace("mix", f"stages.{name}.mix").replace("train.seq", f"stages.{name}.train.seq")
             raise RecipeError(named) from error
+
+    def _refuse_empty(self, name: str, rows: int) -> None:
+        if not rows:
+            raise RecipeError(
+                f"stages.{name} has no data: {lineage(self.recipe, name)[0]} knows all facts of "
+                f"{', '.join(self.recipe.stages[name].data)}; set stages.{name}.known=keep to learn them nevertheless"
+            )
 
     def _refuse_long(self, name: str, samples: Sequence[Example], items: Sequence[str]) -> None:
         room = self.recipe.stages[name].train.sequence_length - 1
@@ -235,12 +257,17 @@ class Mixing:
                 f"stages.{name}.train.sequence_length is {length}; leave it out"
             )
         read = train.steps * train.global_batch if train.models else 0
-        rows = np.arange(min(read, self.base.base_rows), self.base.base_rows - len(self.held_out))
-        if not len(rows):
+        first = min(read, self.base.base_rows)
+        if not (left := self.base.base_rows - first):
             raise RecipeError(
                 f"stages.{name}.data holds {CORPUS}, but pretraining reads all of its rows; lower train.steps, or give a larger one"
             )
-        return rows
+        if left == len(self.held_out):
+            raise RecipeError(
+                f"stages.{name}.data holds {CORPUS}, but train.held_out_rows = {train.held_out_rows:,} holds out all {left:,} rows "
+                f"that {'pretraining leaves' if train.models else 'it has'}; set it to {left - 1:,} or less"
+            )
+        return np.arange(first, first + left - len(self.held_out))
 
     def readable(self, length: int) -> np.ndarray:
         """Rows of the corpus, of `length` tokens each, in which passages may lie: those without tokens of the held-out loss."""

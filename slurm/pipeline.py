@@ -16,7 +16,7 @@ from configs.layout import read_json, write_json
 from configs.schema import Recipe
 from configs.stage_checks import parent_of
 from configs.stages import START
-from slurm.jobs import Experiment, Job
+from slurm.jobs import Experiment, Job, left_by_training
 
 if TYPE_CHECKING:
     from slurm.planning import Drawn
@@ -30,7 +30,8 @@ def pipeline_jobs(experiment: Experiment) -> list[Job]:
         name: str, identity: str, outputs: list[Path], work: Callable[..., None], array: str, *needs: str, model: str = ""
     ) -> Job:
         done = partial(work, experiment, model) if model else partial(work, experiment)
-        return Job(name, identity, outputs, done, run.job(name), list(needs), array, run.root / model)
+        found = partial(left_by_training, run.model(model)) if name.startswith("train-") else list
+        return Job(name, identity, outputs, done, run.job(name), list(needs), array, run.root / model, found=found)
 
     tables = [run.items, run.texts, run.assignment, run.plan, run.balance, run.power, run.field_copies]
     planned = [*tables, run.corpus / "meta.json"]  # the cache may have been cleared, or be another one now

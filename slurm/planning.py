@@ -84,11 +84,11 @@ def material_of(tokenizer: PreTrainedTokenizerFast) -> Material:
 
 def draw(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, redrawn: Sequence[Sequence[str]] = ()) -> Drawn:
     """Make items and assign them to arms; RecipeError for what can be seen to be impossible without the corpus."""
-    from train.model import check_model
+    from train.starts import check_starts
 
     shape = shape_of(recipe)
     designed = cells(recipe.insert, shape.steps)
-    check_model(recipe.model, vocabulary_size(tokenizer), shape.sequence_length, tokenizer)
+    check_starts(recipe, vocabulary_size(tokenizer), tokenizer)
     items, texts = make_texts(recipe, tokenizer, redrawn)
     assignment = assign(items, designed, mean_lengths(texts), shape, recipe.seed_for("assignment"))
     places = {(name, cell.name): cell.places for name, arms in designed.items() for cell in arms if cell.places}

@@ -7,7 +7,7 @@ in facts.parquet and of the recipe, so its ledger is audited by making every row
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 from configs.errors import DataError, RecipeError
 from configs.layout import CheckpointInfo, file_fingerprint, fingerprint, read_json, write_json
 from configs.schema import Model
-from configs.stage_checks import lineage, parent_of
+from configs.stage_checks import lineage, longest_row, parent_of, settings_of
 from configs.stages import CORPUS, START
 from configs.tables import FACTS, STAGE_ROWS, read_table, write_table
 from inject.attestation import attest, summary
 from inject.certificate import Violation
 from inject.questions import PLAIN, Fact, fact_of, facts_of, refuse_overlap
-from slurm.jobs import read_record
+from slurm.audits import changed_files
+from slurm.jobs import not_as_made
 from slurm.mixing import Mixing
 
 if TYPE_CHECKING:
@@ -56,23 +57,28 @@ class Staging:
     def last_checkpoint(self, model: str) -> Path:
         """The checkpoint with which a model's training ended."""
         layout = self.run.model(model)
-        step = layout.checkpoints()[-1] if model in self.recipe.stages else self.recipe.train.steps
-        return layout.checkpoint(step)
+        return layout.checkpoint(layout.ended() if model in self.recipe.stages else self.recipe.train.steps)
 
     # -------------------------------------------------------------------------------------------- facts
 
     def write_facts(self) -> None:
-        """Draw the facts, and ask the model before all stages which of them it knows."""
+        """Draw the facts, and ask the model before all stages which of them it knows.
+
+        RecipeError, before any stage is trained, for one that is impossible with these facts.
+        """
         if not self.recipe.train.models:  # nothing was planned, so the run does not know its corpus yet
             self.run.corpus.unlink(missing_ok=True)
             self.run.corpus.symlink_to(self.experiment.base_corpus.folder.resolve())
         tokenizer = self.experiment.corpus.tokenizer
-        drawn = self.draw(tokenizer, self._inserted(tokenizer))
+        items = self._inserted(tokenizer)
+        drawn = self.draw(tokenizer, items)
+        self._refuse(drawn, items)
         start = self.weights_of(self.root)
         known = self._known([fact for fact, _ in drawn], _folder(start)) if start else set()
-        rows = [{**asdict(fact), "inserted": inserted, "known": fact.item_id in known} for fact, inserted in drawn]
-        write_table(self.run.facts, rows, FACTS)
-        print(f"  {len(rows):,} facts, of which {self.root} knows {len(known):,}", flush=True)
+        if known:
+            self._refuse(drawn, items, known)
+        write_table(self.run.facts, _rows(drawn, known), FACTS)
+        print(f"  {len(drawn):,} facts, of which {self.root} knows {len(known):,}", flush=True)
 
     def _known(self, facts: Sequence[Fact], folder: Path) -> set[str]:
         """The facts whose answer a model emits."""
@@ -126,11 +132,13 @@ class Staging:
 
         `items`: those that are inserted.
         """
-        drawn = self.draw(self.experiment.corpus.tokenizer, items)
-        rows = [{**asdict(fact), "inserted": inserted, "known": False} for fact, inserted in drawn]
-        mixing = Mixing(self.experiment, rows)
+        self._refuse(self.draw(self.experiment.corpus.tokenizer, items), items)
+
+    def _refuse(self, drawn: Sequence[tuple[Fact, bool]], items: Sequence[Item], known: Collection[str] = ()) -> None:
+        """RecipeError for a stage that is impossible where these facts are `known`."""
+        mixing = Mixing(self.experiment, _rows(drawn, known))
         for name in self.recipe.stages:
-            mixing.check(name)
+            mixing.check(name, items)
 
     def outline(self, tokenizer: PreTrainedTokenizerFast) -> list[dict[str, Any]]:
         """What each stage asks for, where no fact is known: rows of an epoch, by their kind, and how many epochs its steps are."""
@@ -167,13 +175,7 @@ class Staging:
 
         stage, recipe, corpus = self.recipe.stages[name], self.recipe, self.experiment.corpus
         mixing = self.mixing
-        if stage.until.exact_match is not None and not mixing.learned(name):
-            raise RecipeError(f"stages.{name}.until.exact_match is set, but {self.root} knows all its facts; leave it out")
-        if stage.penalty.kind == "ewc" and not mixing.learned_before(name):
-            raise RecipeError(
-                f"stages.{name}.penalty.kind is ewc, but {self.root} knows all facts that the stages before {name} have; set their "
-                "known=keep"
-            )
+        mixing.refuse_known(name)
         return Trajectory(
             name,
             self._model(name),
@@ -185,8 +187,9 @@ class Staging:
             corpus=corpus.meta["fingerprint"],
             plan="",
             config=self.experiment.fingerprints.train(name),
+            positions=longest_row(recipe),
             held_out=mixing.base.base_tokens(mixing.held_out),
-            ending=Ending(stage.until, mixing.asked(name), stage.train),
+            ending=Ending(stage.until, mixing.asked(name), stage.train.steps),
             adapt=partial(self._adapt, name),
         )
 
@@ -206,7 +209,8 @@ class Staging:
 
         stage = self.recipe.stages[name]
         if stage.lora.rank:
-            expand(model, stage.lora.rank, stage.lora.alpha, int(fingerprint([self.recipe.seed_for("init"), "lora"])[:15], 16))
+            with settings_of(name):
+                expand(model, stage.lora.rank, stage.lora.alpha, int(fingerprint([self.recipe.seed_for("init"), "lora"])[:15], 16))
         if stage.penalty.kind == "none":
             return []
         model.to(device)  # type: ignore[arg-type]
@@ -227,8 +231,9 @@ class Staging:
     def certify(self, name: str) -> bool:
         """Write a stage's certificate and print its summary; whether every row consumed is the one that the recipe says."""
         layout = self.run.model(name)
+        if not self.run.facts.exists():
+            raise DataError(f"{self.run.facts} does not exist; the job facts makes it: imprint run, or imprint submit --missing")
         step = layout.checkpoints()[-1]  # what has not left a checkpoint is not part of any model
-        started = CheckpointInfo.read(layout.checkpoint(0)).weights
         marks = {"facts": file_fingerprint(self.run.facts), **{path.name: file_fingerprint(path) for path in layout.ledgers()}}
         certificate = attest(
             self.mixing.stream(name),
@@ -238,31 +243,38 @@ class Staging:
             of_steps=self.recipe.stages[name].train.steps,
             fingerprints=marks,
         )
-        if (before := self._weights_before(name)) and before != started:
-            what = f"the weights of step 0 are not the last ones of {parent_of(self.recipe, name)}, from which the stage starts"
+        if what := self._not_of_parent(name):
             certificate.violate(Violation("branch", what, 0))
-        for what in self._not_as_made(name):
+        for what in not_as_made(self.run.job("facts"), self.run.root):
             certificate.violate(Violation("plan", what))
+        for what in changed_files(self.run, name):
+            certificate.violate(Violation("files", what))
+        if what := self._other_new_weights(name):
+            certificate.violate(Violation("branch", what, 0))
         write_json(layout.certificate, certificate.as_json())
         lines = [*summary(certificate), f"  {layout.certificate}"]
         print("\n".join(f"  {line}" for line in lines), flush=True)
         return certificate.certified
 
-    def _not_as_made(self, name: str) -> Iterator[str]:
-        """Files that say what a stage was trained on, or where it ended, and are not those that their jobs wrote."""
-        layout = self.run.model(name)
-        for job, path in [("facts", self.run.facts), (f"train-{name}", layout.rows), (f"train-{name}", layout.finished)]:
-            record = self.run.job(job)
-            made = read_record(record)["outputs"] if record.exists() else {}  # a training that goes on has no record yet
-            here = file_fingerprint(path) if path.exists() else None
-            if any(Path(one).name == path.name and here != digest for one, digest in made.items()):
-                yield f"{path.name} is not the file that the job {job} wrote"
+    def _not_of_parent(self, name: str) -> str:
+        """Why the weights of step 0 are not those that a stage starts from; empty if they are, or no model of ours has them."""
+        parent = parent_of(self.recipe, name)
+        start = self.weights_of(parent)
+        if start is None or not (Path(start) / "imprint.json").exists():
+            return "" if parent == START else f"the last checkpoint of {parent}, from which the stage starts, is missing"
+        own, theirs = (CheckpointInfo.read(folder).weights for folder in (self.run.model(name).checkpoint(0), Path(start)))
+        return "" if own == theirs else f"the weights of step 0 are not the last ones of {parent}, from which the stage starts"
 
-    def _weights_before(self, name: str) -> str:
-        """The fingerprint of the weights that a stage has to start from, where its parent is a model of ours."""
-        start = self.weights_of(parent_of(self.recipe, name))
-        ours = start is not None and (Path(start) / "imprint.json").exists()
-        return CheckpointInfo.read(Path(str(start))).weights if ours else ""
+    def _other_new_weights(self, name: str) -> str:
+        """Which stage began with other new weights than this one, in a sentence; "" if none did, or this one has a model.start."""
+        if parent_of(self.recipe, name) != START or self.recipe.model.start:
+            return ""
+        own = CheckpointInfo.read(self.run.model(name).checkpoint(0)).weights
+        for other in self.recipe.stages:
+            folder = self.run.model(other).checkpoint(0)
+            if parent_of(self.recipe, other) == START and folder.exists() and CheckpointInfo.read(folder).weights != own:
+                return f"the weights of step 0 are not those of {other}, which starts from the same new weights"
+        return ""
 
     # -------------------------------------------------------------------------------------------- evaluation
 
@@ -302,6 +314,11 @@ class Staging:
             for template, own in formats.items()
             for fact, example in zip(own, self.mixing.examples(own, template), strict=True)
         ]
+
+
+def _rows(drawn: Iterable[tuple[Fact, bool]], known: Collection[str]) -> list[dict[str, Any]]:
+    """Rows of facts.parquet."""
+    return [{**asdict(fact), "inserted": inserted, "known": fact.item_id in known} for fact, inserted in drawn]
 
 
 def _folder(start: str) -> Path:

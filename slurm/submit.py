@@ -202,15 +202,15 @@ def refuse_trainings(work: Work, dry_run: bool = False) -> None:
     found = {work.arrays.owners[call.array][index] for call in trained for index in call.indices}
     checked: list[Any] = []
     for recipe in (work.experiments[index].recipe for index in sorted(found)):
-        if (recipe.model, recipe.train) not in checked:
+        if (settings := (recipe.model, recipe.train, recipe.stages)) not in checked:
             _refuse_training(recipe, dry_run)
-            checked.append((recipe.model, recipe.train))
+            checked.append(settings)
 
 
 def _refuse_training(recipe: Recipe, dry_run: bool) -> None:
     from train.execution import shared_out
     from train.loggers import check_loggers
-    from train.model import check_model
+    from train.starts import check_starts
     from train.world import World
 
     asked = request(recipe, "train")
@@ -223,8 +223,8 @@ def _refuse_training(recipe: Recipe, dry_run: bool) -> None:
             )
         shared_out(train, World(size=max(processes, train.devices)))
         check_loggers(train.loggers)
-        if not (dry_run and recipe.model.start and not Path(recipe.model.start).exists()):  # of the hub
-            check_model(recipe.model, 1, train.sequence_length)
+    if not (dry_run and recipe.model.start and not Path(recipe.model.start).exists()):  # of the hub
+        check_starts(recipe)
 
 
 def again(submission: Submission) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from configs.errors import ImprintError, RecipeError
 from configs.lock import Lock
 from configs.schema import Model, Recipe, Train
-from configs.stage_checks import trainings
+from configs.stage_checks import longest_row, trainings
 from configs.tables import read_table
 from slurm.jobs import Experiment
 from train.world import World, start
@@ -37,10 +37,27 @@ def train_model(experiment: Experiment, model: str) -> None:
 def _train(experiment: Experiment, model: str, world: World) -> None:
     from train.loop import train
 
+    if world.leads:
+        _set_back(experiment, model, world)
     trajectory = (
         experiment.staging.trajectory(model) if model in experiment.recipe.stages else _pretraining(experiment, model, world)
     )
     train(trajectory, experiment.run.model(model), experiment.cache, world, experiment.stop)
+
+
+def _set_back(experiment: Experiment, model: str, world: World) -> None:
+    """Where the checkpoint with which a training ended is gone, let it go on from the state before, and so make that again."""
+    from train.checkpoint import set_aside
+
+    layout, recipe = experiment.run.model(model), experiment.recipe
+    steps = (recipe.stages[model].train if model in recipe.stages else recipe.train).steps
+    last = layout.ended() if layout.finished.exists() else steps
+    state = layout.states / layout.checkpoint(last).name
+    if state.exists() and last not in layout.checkpoints():
+        with Lock(layout.root, patient=world.scheduled):
+            aside = set_aside(state, "ended")
+        gone = f"{layout.checkpoint(last)}, with which training ended, is missing"
+        print(f"  {gone}; the state of its step is set aside as {aside.name}, and the checkpoint made again", flush=True)
 
 
 def _pretraining(experiment: Experiment, model: str, world: World) -> Trajectory:
@@ -72,6 +89,7 @@ def _pretraining(experiment: Experiment, model: str, world: World) -> Trajectory
         corpus=corpus.meta["fingerprint"],
         plan=marks.plan if model != "standard" else "",
         config=marks.train(model),
+        positions=longest_row(recipe),
         branched=branch.step if branch else 0,
         probes=probes,
         scorer=scorer,
@@ -105,8 +123,10 @@ def refuse_impossible(recipe: Recipe, world: World) -> None:
     """RecipeError for what these processes can't do, and models that can't be built, told before anything is made."""
     from inject.design import cells
     from train.probe_schedule import check_arms
+    from train.starts import check_starts
 
     check_arms(recipe.train.probes, [cell.name for own in cells(recipe.insert, recipe.train.steps).values() for cell in own])
+    check_starts(recipe)  # whether the tokenizer fits is seen when it is made
     for settings in trainings(recipe):
         _refuse_impossible(recipe.model, settings, world)
 
@@ -140,7 +160,7 @@ def _refuse_impossible(shape: Model, settings: Train, world: World) -> None:
             f"train.strategy {strategy} needs the package deepspeed; run: pip install deepspeed, or set single or ddp"
         )
     check_loggers(settings.loggers)
-    model = check_model(shape, 1, settings.sequence_length)  # whether the tokenizer fits is seen when it is made
+    model = check_model(shape, 1, settings.sequence_length)
     prepare(model, settings, device_of(world))
 
 

@@ -29,8 +29,10 @@ def main(run: str, model: str) -> None:
 
         try:
             train_model(Experiment.of(Path(run), stop), model)
+            status = 0
         except Stopped:  # told by the leading process
-            sys.exit(STOPPED)
+            status = STOPPED
+    os._exit(status)  # the leading process has written all; gloo's threads may abort an interpreter that ends while they wait
 
 
 if __name__ == "__main__":

@@ -148,14 +148,38 @@ def test_a_repeated_step_is_caught(twin: Path) -> None:
     assert "order" in refused(twin)
 
 
-def test_a_recorded_skip_is_reported_and_no_violation(twin: Path, capsys: pytest.CaptureFixture) -> None:
-    step = pq.read_table(twin / "plan.parquet")["row"].to_pylist()[0] // 4
+def skip(run: Path) -> int:
+    """Record the step of the first occurrence as not consumed."""
+    step = pq.read_table(run / "plan.parquet")["row"].to_pylist()[0] // 4
 
-    def skip(rows):
+    def skipped(rows):
         rows[step]["consumed"] = False
         return rows
 
-    change(ledger(twin), skip)
+    change(ledger(run), skipped)
+    return step
+
+
+def test_a_skip_that_was_recorded_after_training_is_caught(twin: Path) -> None:
+    skip(twin)
+    assert refused(twin) == {"files"}
+
+
+def test_a_damaged_last_checkpoint_is_caught(twin: Path) -> None:
+    (twin / "perturbed/checkpoints/step-00000040/model.safetensors").write_bytes(b"")
+    assert refused(twin) == {"files"}
+
+
+def test_a_last_checkpoint_that_is_missing_is_told(twin: Path, capsys: pytest.CaptureFixture) -> None:
+    shutil.rmtree(twin / "perturbed/checkpoints/step-00000040")
+    assert refused(twin) == {"files"}
+    told = "checkpoints/step-00000040/imprint.json, which the job train-perturbed wrote, is missing"
+    assert told in capsys.readouterr().out
+
+
+def test_a_recorded_skip_is_reported_and_no_violation(twin: Path, capsys: pytest.CaptureFixture) -> None:
+    step = skip(twin)
+    (twin / "jobs" / "train-perturbed.json").unlink()  # which would tell that it was recorded later
     assert main(["audit", str(twin), "--model", "perturbed"]) == 0
     assert certificate(twin)["skipped"] >= 1
     assert f"recorded as not consumed: {step}" in capsys.readouterr().out

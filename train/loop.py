@@ -57,6 +57,7 @@ class Trajectory:
     corpus: str  # fingerprints
     plan: str
     config: str
+    positions: int = 0  # tokens that new weights are drawn for, where other rows of the recipe are longer
     branched: int = 0  # the step at which it left its parent's trajectory: it has no checkpoints of its own before
     held_out: np.ndarray = field(default_factory=lambda: np.zeros((0, 1), np.int64))  # of a stage: tokens (n, S + 1) of such rows
     ending: Ending | None = None  # of a stage: when it ends before its last step, if it does
@@ -293,7 +294,7 @@ def missing(layout: ModelLayout, milestones: Milestones, branched: int, first: i
 
 
 def new_model(trajectory: Trajectory) -> PreTrainedModel:
-    corpus, length = trajectory.stream.corpus, trajectory.train.sequence_length
+    corpus, length = trajectory.stream.corpus, max(trajectory.positions, trajectory.train.sequence_length)
     return build_model(trajectory.model, corpus.vocabulary, length, corpus.end_of_text, trajectory.init_seed, trajectory.tokenizer)
 
 
@@ -318,6 +319,7 @@ def new_engine(
         chunk=settings.loss_chunk,
         seed=trajectory.init_seed,
         terms=terms,
+        compiled=settings.compile,
     )
     prepare(model, settings, fabric.device)
     return engine_of(settings.strategy)(fabric, objective, settings, execution, world, guard.admits)

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from configs.errors import RecipeError
-from train.model import transformer_blocks
+from train.model import UNBUILDABLE, transformer_blocks
 from train.objective import evaluation
 
 A, B = "lora_A", "lora_B"  # as the paper's code and peft call them
@@ -27,8 +27,26 @@ def expand(model: torch.nn.Module, rank: int, alpha: float, seed: int) -> None:
 
     The linear layers are torch.nn.Linear and gpt2's Conv1D; not those of embeddings and head, nor a mixture's experts that are one
     parameter. A is drawn from `seed` as in the paper's code, uniform with variance 1 / (3 inputs), B is zero: so the model computes
-    what it did before, to the last bit. RecipeError where it has no such layers or reads their weights itself, or `rank` is no rank
-    of theirs.
+    what it did before, to the last bit. RecipeError as of `expandable`.
+    """
+    layers = expandable(model, rank)
+    model.requires_grad_(False)
+    drawn = torch.Generator().manual_seed(seed)
+    for layer in layers.values():
+        weight = layer.weight
+        outputs, inputs = reversed(weight.shape) if isinstance(layer, Conv1D) else weight.shape
+        first = torch.nn.init.kaiming_uniform_(torch.empty(rank, inputs), a=math.sqrt(5), generator=drawn)
+        layer.register_parameter(A, torch.nn.Parameter(first.to(weight.device)))
+        layer.register_parameter(B, torch.nn.Parameter(torch.zeros(outputs, rank, device=weight.device)))
+        layer.lora_scale = alpha / rank
+        layer.register_forward_hook(_add_product)
+
+
+def expandable(model: torch.nn.Module, rank: int) -> dict[str, torch.nn.Module]:
+    """The layers beside which `expand` puts matrices, by name. RecipeError where there are none, or the model reads their weights
+    itself, or `rank` is no rank of theirs.
+
+    A model on torch's device `meta` is enough; if that can't be computed, whether it reads weights itself is not seen.
     """
     layers = _linear_layers(model)
     if not layers:
@@ -42,16 +60,7 @@ def expand(model: torch.nn.Module, rank: int, alpha: float, seed: int) -> None:
             f"lora.rank is {rank}; possible: 1 to {most}, the rank of the largest layer, or 0, which trains all weights"
         )
     _require_called(model, layers)
-    model.requires_grad_(False)
-    drawn = torch.Generator().manual_seed(seed)
-    for layer in layers.values():
-        weight = layer.weight
-        outputs, inputs = reversed(weight.shape) if isinstance(layer, Conv1D) else weight.shape
-        first = torch.nn.init.kaiming_uniform_(torch.empty(rank, inputs), a=math.sqrt(5), generator=drawn)
-        layer.register_parameter(A, torch.nn.Parameter(first.to(weight.device)))
-        layer.register_parameter(B, torch.nn.Parameter(torch.zeros(outputs, rank, device=weight.device)))
-        layer.lora_scale = alpha / rank
-        layer.register_forward_hook(_add_product)
+    return layers
 
 
 def is_expanded(model: torch.nn.Module) -> bool:
@@ -86,10 +95,16 @@ def _require_called(model: torch.nn.Module, layers: Mapping[str, torch.nn.Module
     A layer of a part that is not called either, as an expert that no token is sent to, is not suspected.
     """
     called: set[int] = set()
+    device = next(model.parameters()).device
+    without_weights = device.type == "meta"
     hooks = [module.register_forward_pre_hook(lambda module, _: called.add(id(module))) for module in model.modules()]
     try:
-        with evaluation(model):
-            model(input_ids=torch.zeros(1, 4, dtype=torch.int64, device=next(model.parameters()).device), use_cache=False)
+        with evaluation(model):  # without a cache, transformers reads positions, which have no values on `meta`
+            model(input_ids=torch.zeros(1, 4, dtype=torch.int64, device=device), use_cache=without_weights)
+    except UNBUILDABLE:
+        if without_weights:  # as of experts, which take tokens by their values
+            return
+        raise
     finally:
         for hook in hooks:
             hook.remove()

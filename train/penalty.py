@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from configs.errors import RecipeError
-from train.objective import Objective, chunk_tokens, evaluation, next_token_loss
+from train.cross_entropy import chunk_tokens
+from train.objective import Objective, evaluation, next_token_loss
 
 
 class ElasticWeightConsolidation:

@@ -18,9 +18,9 @@ from configs.schema import Train
 from configs.tables import PROBES, read_table, write_table
 from train.engine import Engine
 from train.ledger import written
-from train.objective import CHUNK_BYTES_ACCELERATOR, evaluation
+from train.objective import evaluation
 from train.probe_schedule import Due, ProbeScore, Schedule, Scorer, Text
-from train.rows import padded, shared
+from train.rows import at_once, padded, shared
 
 
 class Budget:
@@ -149,9 +149,7 @@ class Probing:
         tokens = {text: list(scorer.tokens(text)) for text in texts}
         ordered = sorted(texts, key=lambda text: (len(tokens[text]), text))  # of like lengths in a pass
         longest = len(tokens[ordered[-1]])
-        most = (self.settings.micro_batch or 1) * (self.settings.sequence_length + 1)
-        rows = max(1, min(most, CHUNK_BYTES_ACCELERATOR // (4 * self.vocabulary)) // longest)
-        rows = min(rows, -(-len(ordered) // world.size))
+        rows = min(at_once(self.settings, longest, self.vocabulary), -(-len(ordered) // world.size))
         found: dict[Text, list[ProbeScore]] = {}
         with evaluation(self.engine.wrapped):
             for chosen in shared(len(ordered), rows, world).tolist():

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from configs.schema import Train
+from train.cross_entropy import CHUNK_BYTES_ACCELERATOR
 from train.world import World
 
 
@@ -16,6 +18,16 @@ def padded(sequences: Sequence[Sequence[int]]) -> torch.Tensor:
     for row, sequence in zip(rows, sequences, strict=True):
         row[: len(sequence)] = torch.tensor(sequence, dtype=torch.long)
     return rows
+
+
+def at_once(settings: Train, length: int, vocabulary: int) -> int:
+    """Rows of `length` tokens for a pass that has no more tokens than one of training, and logits that a device has room for.
+
+    `settings` as a training computes with them (`train.execution.shared_out`), which know the rows of a pass.
+    """
+    assert settings.micro_batch
+    tokens = min(settings.micro_batch * (settings.sequence_length + 1), CHUNK_BYTES_ACCELERATOR // (4 * vocabulary))
+    return max(1, tokens // length)
 
 
 def shared(rows: int, at_once: int, world: World) -> np.ndarray:

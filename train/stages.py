@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from configs.schema import Train
 from configs.stages import Until
 from inject.mixture import used
 from train.engine import Engine
 from train.objective import evaluation
-from train.rows import shared
+from train.rows import at_once, shared
 
 
 class Ending:
@@ -22,8 +21,8 @@ class Ending:
     asked: the rows of the stage's facts, tokens (n, S + 1) int64, and which of their labels (n, S) are the answer's.
     """
 
-    def __init__(self, until: Until, asked: tuple[np.ndarray, np.ndarray], settings: Train):
-        self.until, self.asked, self.settings = until, asked, settings
+    def __init__(self, until: Until, asked: tuple[np.ndarray, np.ndarray], steps: int):
+        self.until, self.asked, self.steps = until, asked, steps
         self.below = 0  # steps whose loss was below until.loss
         self.why = ""  # why it has ended, once it has
 
@@ -42,9 +41,9 @@ class Ending:
             self.below += 1
             if self.below == until.times:
                 self.why = f"the loss was below {until.loss:g} in {until.times:,} steps"
-        last = step + 1 == self.settings.steps
+        last = step + 1 == self.steps
         if until.exact_match is not None and not self.why and ((step + 1) % until.every == 0 or last):
-            share = emitted(engine, *self.asked, self.settings.micro_batch or 1)
+            share = emitted(engine, *self.asked)
             if share >= until.exact_match:
                 self.why = f"{share:.1%} of its facts are emitted"
         if last and not self.why:
@@ -52,16 +51,17 @@ class Ending:
         return bool(self.why)
 
 
-def emitted(engine: Engine, tokens: np.ndarray, answers: np.ndarray, micro_batch: int) -> float:
+def emitted(engine: Engine, tokens: np.ndarray, answers: np.ndarray) -> float:
     """The part of rows `tokens` (n, S + 1) whose `answers` (n, S bool, labels) greedy decoding emits; all processes must call it.
 
-    Each process takes a share in passes of `micro_batch` rows. Under teacher forcing the argmax is right at every token of an
+    Each process takes a share. Under teacher forcing the argmax is right at every token of an
     answer if and only if greedy decoding emits it.
     """
     rows, length = len(tokens), used(answers)
+    most = min(at_once(engine.settings, length, engine.model.config.vocab_size), -(-rows // engine.world.size))
     right = torch.zeros((), dtype=torch.float64, device=engine.device)
     with evaluation(engine.wrapped):
-        for chosen in shared(rows, micro_batch, engine.world):
+        for chosen in shared(rows, most, engine.world):
             numbers = np.minimum(chosen, rows - 1)
             given = torch.from_numpy(tokens[numbers, : length + 1]).to(engine.device)
             wanted = torch.from_numpy(answers[numbers, :length]).to(engine.device)

@@ -22,6 +22,8 @@ from train.stop import STOPPED
 
 STUCK_SECONDS = 20  # that this process may take to see by itself that another has failed
 SIOCGIFADDR = 0x8915  # of Linux's netdevice(7): the address of a network interface
+# How an exception is named: ValueError: no such thing, [rank1]: torch.OutOfMemoryError: CUDA, imprint: there is no such recipe.
+ERROR = re.compile(r"(\[rank\d+\]: )?((\w+\.)+[A-Z]\w*|[A-Z]\w*(Error|Exception|Interrupt)|imprint)(: |$)")
 Other = tuple[subprocess.Popen, TextIO]  # a process started here, and what it says
 
 
@@ -248,6 +250,17 @@ def _failure(others: list[Other], seconds: float = 0) -> str | None:
 
 
 def _last_words(words: TextIO) -> str:
+    """The line that names the last exception that was not ignored; the last line of all where there is none.
+
+    Libraries say more as they end.
+    """
     words.seek(0)
     lines = [line.strip() for line in words.read().splitlines() if line.strip()]
-    return lines[-1] if lines else "it said nothing"
+    errors, ignored = [], False
+    for line in lines:
+        if line.startswith("Exception ignored"):  # in a destructor: its traceback follows
+            ignored = True
+        elif ERROR.match(line):
+            errors += [] if ignored else [line]
+            ignored = False
+    return (errors or lines or ["it said nothing"])[-1]

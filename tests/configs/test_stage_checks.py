@@ -78,6 +78,12 @@ def test_a_stage_may_begin_with_the_model_of_the_recipe_beside_pretraining(tmp_p
     ("changes", "words"),
     [
         ({"stages": ...}, ["facts holds a, b, c", "no stages"]),
+        ({"facts/a/design": {"copies": [2]}}, ["facts.a.design is given", "leave it out"]),
+        (
+            {"eval/harness": ["piqa"], "train/models": [], "insert": ...},
+            ["eval.harness holds piqa", "not on stages", "run lm_eval itself"],
+        ),
+        ({"eval/harness": ["piqa"], "insert": ..., "design": ...}, ["eval.harness holds piqa", "leave it out"]),
         ({"stages/second/data": []}, ["stages.second.data is empty", "possible: a, b, c, places, corpus"]),
         ({"stages/second/data": ["x"]}, ["stages.second.data holds 'x'", "possible: a, b, c, places, corpus"]),
         ({"stages/second/data": ["b", "b"]}, ["stages.second.data holds 'b' more than once"]),

@@ -114,12 +114,14 @@ class Runs:
     def audit(self, name: str) -> Training:
         return self.fork(["audit", str(self.root(name))])
 
-    def command(self, name: str, *settings: str, launcher: tuple[str, ...] = (), job: str = "train") -> Training:
-        """A training, or another job, by the real command, started by a launcher if one is given."""
+    def command(self, name: str, *settings: str, launcher: tuple[str, ...] = (), job: str = "train", gpu: bool = False) -> Training:
+        """A training, or another job, by the real command, started by a launcher if one is given; on a processor, or a GPU."""
         words = self._words()
         command = [sys.executable, *launcher, str(REPOSITORY / "imprint.py"), *self.arguments(job, name, *settings)]
+        found = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
+        environment = {**os.environ, **({} if gpu else LAUNCHED), "PYTHONPATH": found}
         with words.open("w") as file:
-            process = subprocess.Popen(command, env={**os.environ, **LAUNCHED}, stdout=file, stderr=subprocess.STDOUT)
+            process = subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
         return Training(words, lambda: [process.poll()], [process.pid])
 
     def arguments(self, job: str, name: str, *settings: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from configs.layout import CheckpointInfo, ModelLayout, RunLayout
 from configs.recipe import load_recipe
 from imprint import main
 from inject.stream import row_digests
+from slurm import staging
 from slurm.jobs import Experiment
+from slurm.staging import Staging
 from tests.kill.runs import Runs, kill_at
 
 STAGE = "global_batch: 6, learning_rate: 5e-3, sequence_length: 90, checkpoints: {every: 10, resume_every: 3}"
@@ -166,6 +169,71 @@ def test_a_stage_whose_files_were_changed_is_not_certified(twin: Path, capfd: py
     assert f"{changed.name} is not the file that the job" in capfd.readouterr().out
 
 
+def skip_a_step(layout: ModelLayout) -> None:
+    """Rewrite the first segment of a ledger as if a step had not been consumed."""
+    path = layout.ledgers()[0]
+    table = rows(path)
+    table[1]["consumed"] = False
+    pq.write_table(pq.read_table(path).from_pylist(table, pq.read_schema(path)), path)
+
+
+def flip_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+LAST = "checkpoints/step-00000020"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (skip_a_step, ".parquet is not the file that the job train-plain wrote"),
+        (lambda layout: shutil.rmtree(layout.root / LAST), f"{LAST}/imprint.json, which the job train-plain wrote, is missing"),
+        (lambda layout: flip_a_byte(layout.root / LAST / "model.safetensors"), "model.safetensors of step-00000020 is damaged"),
+        (lambda layout: (layout.root / LAST / "model.safetensors").unlink(), "model.safetensors of step-00000020 is missing"),
+    ],
+)
+def test_a_stage_whose_ledger_or_last_checkpoint_was_spoiled_is_not_certified(
+    twin: Path, capfd: pytest.CaptureFixture[str], spoil: Callable[[ModelLayout], None], words: str
+) -> None:
+    spoil(model(twin, "plain"))
+    assert main(["audit", str(twin), "--model", "plain"]) == 1
+    assert words in capfd.readouterr().out
+
+
+def test_a_last_checkpoint_is_missed_before_the_job_has_recorded_it(twin: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    RunLayout(twin).job("train-plain").unlink()
+    shutil.rmtree(model(twin, "plain").checkpoint(20))
+    assert main(["audit", str(twin), "--model", "plain"]) == 1
+    assert "it ended after 20 steps, but its last checkpoint is that of step 10" in capfd.readouterr().out
+
+
+def test_what_starts_from_a_checkpoint_that_is_missing_is_not_certified(twin: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(model(twin, "learn").checkpoint(finished(twin, "learn")["step"]))
+    assert main(["audit", str(twin), "--model", "text"]) == 1
+    assert "the last checkpoint of learn, from which the stage starts, is missing" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["learn", "perturbed"])
+def test_a_last_checkpoint_that_is_missing_is_made_again(
+    run: Path, twin: Path, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    last = model(run, name).checkpoints()[-1]
+    shutil.rmtree(model(twin, name).checkpoint(last))
+    assert main(["run", str(twin / "config.yaml"), f"runs={twin.parent}", "name=twin"]) == 0
+    assert f"train-{name}: imprint.json is missing" in capfd.readouterr().out
+    assert weights(twin, name, last) == weights(run, name, last)
+    assert main(["audit", str(twin), "--model", name]) == 0
+
+
+def test_an_audit_without_facts_says_what_makes_them(twin: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    RunLayout(twin).facts.unlink()
+    assert main(["audit", str(twin), "--model", "plain"]) == 2
+    assert "facts.parquet does not exist; the job facts makes it: imprint run, or" in capfd.readouterr().err
+
+
 def test_known_facts_are_told_and_not_learned(twin: Path) -> None:
     path = RunLayout(twin).facts
     table = pq.read_table(path).to_pandas()
@@ -302,8 +370,141 @@ train: {models: [], sequence_length: 96, threads: 1, precision: fp32, held_out_r
 stages: {only: {data: [corpus], train: {steps: 4, global_batch: 4, checkpoints: {every: 2}}}}
 """)
     assert main(["run", str(tmp_path / "r.yaml"), f"runs={tmp_path / 'runs'}", f"cache={tmp_path / 'cache'}"]) == 0
+    assert "went through stages" in (tmp_path / "runs" / "plain" / "report" / "index.html").read_text()
     effects = rows(tmp_path / "runs" / "plain" / "effects.parquet")
     assert [(row["metric"], row["step"]) for row in effects] == [("held_out_loss", step) for step in (0, 2, 4)]
+
+
+LEARNED_POSITIONS = """
+corpus: {source: synthetic, documents: 200, tokenizer: {vocabulary: 400}}
+model: {architecture: gpt2, layers: 1, width: 32, heads: 2}
+train: {models: [], steps: 2, warmup: 0, global_batch: 4, sequence_length: 64, threads: 1, precision: fp32, held_out_rows: 4}
+facts: {a: {kind: key_value, count: 6, key_length: 4, value_length: 2}}
+stages:
+  short: {data: [a], train: {steps: 2, sequence_length: 40}}
+  long: {after: start, data: [a], train: {steps: 2, sequence_length: 96}}
+  lora: {after: start, data: [a], lora: {rank: 2}, train: {steps: 2}}
+"""
+
+
+def test_stages_of_other_lengths_start_from_the_same_new_weights(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "r.yaml").write_text(LEARNED_POSITIONS)
+    settings = ["name=new", f"runs={tmp_path / 'runs'}", f"cache={tmp_path / 'cache'}"]
+    assert main(["run", str(tmp_path / "r.yaml"), *settings]) == 0
+    root = tmp_path / "runs" / "new"
+    assert len({weights(root, name, 0) for name in ("short", "long", "lora")}) == 1
+    shutil.rmtree(model(root, "long").checkpoint(0))
+    shutil.copytree(model(root, "long").checkpoint(2), model(root, "long").checkpoint(0))
+    assert main(["audit", str(root), "--model", "long"]) == 1
+    assert "are not those of short, which starts from the same new weights" in capfd.readouterr().out
+
+
+def test_a_stage_may_have_longer_rows_than_the_pretraining_whose_positions_it_learns(tmp_path: Path) -> None:
+    recipe = LEARNED_POSITIONS.replace("models: []", "models: [standard]").replace("after: start", "after: standard")
+    (tmp_path / "r.yaml").write_text(recipe)
+    settings = ["name=longer", f"runs={tmp_path / 'runs'}", f"cache={tmp_path / 'cache'}"]
+    assert main(["train", str(tmp_path / "r.yaml"), *settings]) == 0
+    root = tmp_path / "runs" / "longer"
+    assert {weights(root, name, 0) for name in ("short", "long")} == {weights(root, "standard", 2)}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ("stages.kl.lora.rank=33", "stages.kl.lora.rank is 33; possible: 1 to 32"),
+        ("model={architecture: mamba, layers: 1, width: 32, heads: 2, dropout: 0}", "stages.lora.lora.rank is above 0, but Mamba"),
+    ],
+)
+def test_what_a_stage_asks_of_its_model_in_vain_is_refused_before_anything_is_trained(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], settings: str, words: str
+) -> None:
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    assert main(["plan", str(tmp_path / "r.yaml"), settings, f"runs={tmp_path / 'runs'}", f"cache={tmp_path / 'cache'}"]) == 2
+    assert words in capfd.readouterr().err
+
+
+ALONE = """
+name: alone
+corpus: {source: synthetic, documents: 200, tokenizer: {vocabulary: 400}}
+model: {layers: 1, width: 32, heads: 2}
+train: {models: [], steps: 4, warmup: 0, global_batch: 4, sequence_length: 64, threads: 1, precision: fp32, held_out_rows: 4}
+facts:
+  a: {kind: key_value, count: 6, key_length: 4, value_length: 2}
+  b: {kind: key_value, count: 7, key_length: 4, value_length: 2}
+stages:
+  first: {data: [a, corpus], train: {steps: 3}}
+  second: {data: [b], mix: [{source: text, ratio: 1, words: 3}], train: {steps: 3}}
+"""
+
+
+def alone(folder: Path, *changes: tuple[str, str]) -> int:
+    """The exit status of a run of ALONE, some of whose text is changed."""
+    recipe = ALONE
+    for old, new in changes:
+        assert old in recipe
+        recipe = recipe.replace(old, new)
+    (folder / "r.yaml").write_text(recipe)
+    return main(["run", str(folder / "r.yaml"), "name=alone", f"runs={folder / 'runs'}", f"cache={folder / 'cache'}"])
+
+
+LONG = ("count: 7, key_length: 4", "count: 7, key_length: 64")
+FEW = ("ratio: 1", "ratio: 0.05")
+ALL_HELD_OUT, NO_CORPUS = ("held_out_rows: 4", "held_out_rows: 9999"), ("[a, corpus]", "[a]")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ([LONG], "tokens as stages.second writes it"),
+        ([FEW], "stages.second.mix[0].ratio is 0.05, which of 7 rows makes none"),
+        ([ALL_HELD_OUT], "train.held_out_rows = 9,999 holds out all 2,832 rows that it has; set it to 2,831 or less"),
+        ([ALL_HELD_OUT, NO_CORPUS], "stages.second.mix takes passages of the corpus, but train.held_out_rows = 9,999 of its 2,832"),
+    ],
+)
+def test_without_pretraining_impossible_stages_are_refused_before_the_first_is_trained(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], changes: list[tuple[str, str]], words: str
+) -> None:
+    assert alone(tmp_path, *changes) == 2
+    assert words in capfd.readouterr().err
+    assert not (tmp_path / "runs" / "alone" / "first").exists()
+
+
+def test_a_ratio_is_of_all_rows_of_the_data(tmp_path: Path) -> None:
+    mixed = ("[a, corpus]", "[a, corpus], mix: [{source: words, ratio: 0.05, words: 3}]")  # of 6 facts it would make none
+    assert alone(tmp_path, mixed, ("models: []", "models: [standard]")) == 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("[a, corpus]", "[a]", "stages.first has no data: start knows all facts of a"),
+        (
+            "{data: [b]",
+            "{after: start, data: [a, corpus], until: {exact_match: 1}",
+            "stages.second.until.exact_match is set, but start knows all its facts",
+        ),
+        ("[b]", "[b], penalty: {kind: ewc}", "stages.second.penalty.kind is ewc, but start knows all facts that the stages before"),
+        ("source: text, ratio: 1, words: 3", "source: replay, ratio: 1", "stages.second.mix has a replay, but start knows all"),
+    ],
+)
+def test_stages_left_with_nothing_by_what_the_model_knows_are_refused_before_the_first_is_trained(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, old: str, new: str, words: str
+) -> None:
+    monkeypatch.setattr(Staging, "weights_of", lambda *_: "a model that exists")
+    monkeypatch.setattr(staging, "_folder", Path)
+    monkeypatch.setattr(Staging, "_known", lambda *_: {f"a-{i:04}" for i in range(6)})
+    assert alone(tmp_path, (old, new)) == 2
+    assert words in capfd.readouterr().err
+    assert not (tmp_path / "runs" / "alone" / "first").exists()
+
+
+def test_stages_after_pretraining_into_which_nothing_is_inserted_have_a_report(tmp_path: Path) -> None:
+    assert alone(tmp_path, ("models: []", "models: [standard]")) == 0
+    page = (tmp_path / "runs" / "alone" / "report" / "index.html").read_text()
+    assert "pretrained on 1,024 tokens" in " ".join(page.split())
+    assert "consumed the rows of the corpus at their steps, and nothing else" in page
+    assert 'id="chart-loss"' in page
+    assert not [word for word in ("twins", "Inserted texts", "planned copy", "Not measured") if word in page]
 
 
 def test_every_job_needs_jobs_that_there_are(tmp_path: Path) -> None:

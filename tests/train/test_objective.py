@@ -17,8 +17,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from configs.errors import RecipeError
 from configs.schema import Model
+from train.cross_entropy import CrossEntropySum, LinearCrossEntropy, chunk_tokens, slopes, slopes_of_one_pass
 from train.model import build_model
-from train.objective import CrossEntropySum, LinearCrossEntropy, Objective, chunk_tokens, document_positions, next_token_loss
+from train.objective import Objective, document_positions, next_token_loss
 
 VOCABULARY, LENGTH, END = 61, 24, 5
 ROWS = torch.arange(3)
@@ -175,7 +176,8 @@ def test_chunks_fill_a_budget_evenly() -> None:
     assert chunk_tokens(2049, 1024, 0, "cpu") == 410  # five parts instead of four and one token
     assert chunk_tokens(100, 1024, 0, "cpu") == 100
     assert chunk_tokens(1024, 50_304, 0, "cpu") == 256
-    assert chunk_tokens(65_536, 50_304, 0, "cuda") == 5042  # 13 parts of at most 1 GiB
+    assert chunk_tokens(65_536, 50_304, 0, "cuda") == 4096  # 16 equal parts where 13 would do for 1 GiB
+    assert chunk_tokens(65_537, 50_304, 0, "cuda") == 5042  # it has no such divisor
     assert chunk_tokens(65_536, 50_304, 96, "cuda") == 96
     assert chunk_tokens(0, 1024, 0, "cpu") == 1
 
@@ -224,6 +226,22 @@ def test_half_precision_keeps_the_gradients_of_rare_tokens() -> None:
         loss = LinearCrossEntropy(head, 0)(hidden, torch.zeros(4, dtype=torch.long), torch.ones(4, dtype=torch.bool))
     (gradient,) = torch.autograd.grad(loss, head.weight)
     assert gradient[1].item() == pytest.approx(4 * math.exp(-17.5) / 2, rel=0.05)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("count", [False, True])
+def test_what_one_kernel_computes_is_what_many_do(dtype: torch.dtype, count: bool) -> None:
+    drawn = torch.Generator().manual_seed(0)
+    logits = (8 * torch.randn(6, 9, generator=drawn)).to(dtype)
+    targets = torch.randint(0, 9, (6, 1), generator=drawn)
+    counts = torch.tensor([True, False, True, True, False, True]) if count else None
+    loss, slope = slopes(logits, targets, counts, 4.0)
+    losses, gradient = slopes_of_one_pass(logits, targets, counts, 4.0)
+    exact = F.cross_entropy(logits.double(), targets[:, 0], reduction="none")
+    assert losses.item() == pytest.approx(float((exact if counts is None else exact[counts]).sum()), rel=1e-5)
+    assert loss.item() == pytest.approx(losses.item(), rel=1e-5)
+    assert gradient.dtype == slope.dtype == dtype
+    torch.testing.assert_close(gradient, slope, rtol=torch.finfo(dtype).eps, atol=1e-6)
 
 
 def test_value_and_gradient_are_those_of_torch() -> None:

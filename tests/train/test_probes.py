@@ -198,7 +198,7 @@ def test_processes_share_the_texts_and_make_equally_many_passes(tmp_path: Path, 
 def test_what_there_is_no_time_for_is_recorded_as_left_out(tmp_path: Path) -> None:
     layout = ModelLayout(tmp_path / "m")
     schedule = {1: [Due("0", "v", 1, 0)], 2: [Due("0", "v", 1, 1), Due("1", "v")]}
-    probing = Probing(layout, schedule, Counting(), Train(steps=10), Process(0, 1), 5, 0)
+    probing = Probing(layout, schedule, Counting(), Train(steps=10, micro_batch=1), Process(0, 1), 5, 0)
     probing.budget._seconds, probing.budget._timed = 1.0, 1
     probing.take(1)
     probing.budget.spent = 100.0
@@ -218,22 +218,24 @@ def test_what_there_is_no_time_for_is_recorded_as_left_out(tmp_path: Path) -> No
 def test_a_resumed_table_is_cut_back_to_its_step_and_remembers_the_time(tmp_path: Path) -> None:
     layout = ModelLayout(tmp_path / "m")
     schedule = {step: [Due("0", "v", 1, step - 1)] for step in (1, 5, 6)}
-    first = Probing(layout, schedule, Counting(), Train(steps=10), Process(0, 1), 5, 0)
+    first = Probing(layout, schedule, Counting(), Train(steps=10, micro_batch=1), Process(0, 1), 5, 0)
     for step in (1, 5, 6):
         first.take(step)
         if step > 1:
             first.commit(step)
-    resumed = Probing(layout, schedule, Counting(), Train(steps=10), Process(0, 1), 5, 5)
+    resumed = Probing(layout, schedule, Counting(), Train(steps=10, micro_batch=1), Process(0, 1), 5, 5)
     assert [path.name for path in layout.probe_segments()] == ["probes-00000005.parquet"]
     assert resumed.budget.spent == pytest.approx(summed(layout).seconds)
     assert resumed.budget.spent > 0
-    Probing(layout, schedule, Counting(), Train(steps=10), Process(0, 1), 5, 0)
+    Probing(layout, schedule, Counting(), Train(steps=10, micro_batch=1), Process(0, 1), 5, 0)
     assert layout.probe_segments() == []
 
 
 def test_a_branch_has_the_probes_of_its_parent_up_to_the_step_where_they_part(tmp_path: Path) -> None:
     parent, branch = ModelLayout(tmp_path / "parent"), ModelLayout(tmp_path / "branch")
-    probing = Probing(parent, {step: [Due("0", "v", 1, 0)] for step in (1, 5, 6)}, Counting(), Train(), Process(0, 1), 5, 0)
+    probing = Probing(
+        parent, {step: [Due("0", "v", 1, 0)] for step in (1, 5, 6)}, Counting(), Train(micro_batch=1), Process(0, 1), 5, 0
+    )
     for step in (1, 5, 6):
         probing.take(step)
     probing.commit(6)

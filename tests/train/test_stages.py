@@ -22,8 +22,10 @@ class Successor(torch.nn.Module):
 
 
 def engine() -> Any:
-    world, model = SimpleNamespace(size=1, rank=0), Successor()
-    return SimpleNamespace(wrapped=model, logits=model, world=world, device=torch.device("cpu"), sum=float)
+    world, model, config = SimpleNamespace(size=1, rank=0), Successor(), SimpleNamespace(vocab_size=VOCABULARY)
+    settings = Train(micro_batch=2, sequence_length=4)  # ten tokens: two rows of five
+    given = {"wrapped": model, "logits": model, "model": SimpleNamespace(config=config), "settings": settings, "world": world}
+    return SimpleNamespace(**given, device=torch.device("cpu"), sum=float)
 
 
 def rows(*tokens: list[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -35,7 +37,7 @@ def rows(*tokens: list[int]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def ending(until: Until, asked: tuple[np.ndarray, np.ndarray], steps: int = 100) -> Ending:
-    return Ending(until, asked, Train(steps=steps, micro_batch=2))
+    return Ending(until, asked, steps)
 
 
 RIGHT, WRONG, HALF = [0, 3, 1, 2, 3, 0], [0, 3, 4, 4, 4, 0], [0, 3, 1, 2, 5, 0]
@@ -43,12 +45,12 @@ RIGHT, WRONG, HALF = [0, 3, 1, 2, 3, 0], [0, 3, 4, 4, 4, 0], [0, 3, 1, 2, 5, 0]
 
 def test_a_fact_is_emitted_where_every_token_of_its_answer_is_the_argmax() -> None:
     tokens, answers = rows(RIGHT, WRONG, HALF, RIGHT, WRONG)
-    assert emitted(engine(), tokens, answers, micro_batch=2) == pytest.approx(2 / 5)  # the last pass is filled up, and not counted
+    assert emitted(engine(), tokens, answers) == pytest.approx(2 / 5)  # the last pass is filled up, and not counted
 
 
 def test_what_a_model_says_to_question_and_padding_does_not_count() -> None:
     tokens, answers = rows([6, 6, 1, 2, 3, 6])
-    assert emitted(engine(), tokens, answers, micro_batch=1) == 1
+    assert emitted(engine(), tokens, answers) == 1
 
 
 def test_it_ends_when_enough_facts_are_emitted_and_looks_only_so_often() -> None:

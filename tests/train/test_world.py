@@ -5,13 +5,14 @@ import socket
 import subprocess
 import sys
 import time
+from io import StringIO
 from pathlib import Path
 
 import pytest
 
 from configs.errors import ImprintError, Stopped
 from train.stop import STOPPED
-from train.world import World, first_host, interface_to, start
+from train.world import World, _last_words, first_host, interface_to, start
 
 SRUN = {
     "SLURM_PROCID": "5",
@@ -143,6 +144,22 @@ def test_the_last_words_of_a_process_that_fails_are_told(tmp_path: Path) -> None
     told = "process 1 of 2 ended with status 1: ValueError: no such thing"
     with pytest.raises(ImprintError, match=told), start(2, script(tmp_path, "raise ValueError('no such thing')")):
         pass
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (["Traceback (most recent call last):", '  File "a.py"', "ValueError: no", "[2026-01-01] [INFO] exits"], "ValueError: no"),
+        (["[rank1]: torch.OutOfMemoryError: CUDA", "a.py:3: UserWarning: leaked"], "[rank1]: torch.OutOfMemoryError: CUDA"),
+        (["imprint: there is no corpus", "W resource_tracker: 1 leaked"], "imprint: there is no corpus"),
+        (["KeyError: 'x'", "Exception ignored in: <function f>", "Traceback", "ChildProcessError: [Errno 10]"], "KeyError: 'x'"),
+        (["Exception ignored in: <function f>", "OSError: 9", "KeyError: 'x'", "bye"], "KeyError: 'x'"),
+        (["it began", "Killed"], "Killed"),
+        ([], "it said nothing"),
+    ],
+)
+def test_the_last_words_are_those_of_the_exception_and_not_what_libraries_say_after(said: list[str], told: str) -> None:
+    assert _last_words(StringIO("\n".join(said))) == told
 
 
 def test_a_lost_connection_is_told_as_the_failure_that_caused_it(tmp_path: Path) -> None:

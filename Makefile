@@ -5,7 +5,7 @@ RECIPE ?= configs/quickstart.yaml
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install -qq --no-compile --no-build-isolation --constraint constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: demo test test-slow test-kill test-cluster check format pins clean
+.PHONY: demo test test-slow test-gpu test-kill test-cluster check format pins clean
 
 demo: .venv/ready
 	$(BIN)/imprint run $(RECIPE)
@@ -15,6 +15,10 @@ test: .venv/ready-dev
 
 test-slow: .venv/ready-dev
 	$(BIN)/python -m pytest -m slow
+
+# What a GPU computes beside a processor; skipped where there is none.
+test-gpu: .venv/ready-dev
+	$(BIN)/python -m pytest -n 4 tests/gpu
 
 # Trainings killed at random, half of them inside saves, and what comes of them compared, bit by bit: python -m tests.kill --help
 test-kill: .venv/ready-dev

@@ -22,42 +22,82 @@ REASONS = 12  # lines on what is queued or missing
 
 
 def show(found: Sequence[JobStatus], title: str, console: Console) -> None:
-    """The table, what failed, and why the others are not done."""
-    table = status_table(found, title)
-    if console.measure(table, options=console.options.update(max_width=ENDLESS)).maximum > console.width:
-        table = status_table(found, title, narrow=True)
+    """The first table that the console is wide enough for, what failed, and why the others are not done."""
+    tables = [
+        lambda: status_table(found, title),
+        lambda: status_table(found, title, narrow=True),
+        lambda: status_table(found, title, narrow=True, turned=True),
+        lambda: counts_table(found, title),
+    ]
+    for make in tables:
+        table = make()
+        if console.measure(table, options=console.options.update(max_width=ENDLESS)).maximum <= console.width:
+            break
     console.print(table)
     for line in [*failures(found), *reasons(found)]:
         console.print(line, soft_wrap=True)
 
 
-def status_table(found: Sequence[JobStatus], title: str, narrow: bool = False) -> Table:
-    """A row a point, a column an array, below them the overview; `narrow` says how far a training is in percent."""
-    own = [status for status in found if status.job != OVERVIEW]
-    points = list(dict.fromkeys(status.point for status in own))
-    arrays = list(dict.fromkeys(status.array or status.job for status in own))
-    cells: dict[tuple[str, str], list[JobStatus]] = {}
-    for status in own:
-        cells.setdefault((status.point, status.array or status.job), []).append(status)
+def status_table(found: Sequence[JobStatus], title: str, narrow: bool = False, turned: bool = False) -> Table:
+    """A row a point, a column an array, or `turned`; below them the overview. `narrow` says how far a training is in percent."""
+    points, arrays, cells = _by_point_and_array(found)
     table = Table(title=title, title_justify="left")
-    if any(points):
-        table.add_column("point", overflow="fold")
+    if turned:
+        table.add_column("job")
+        for point in points:
+            table.add_column(point or "state")
+        for array in arrays:
+            table.add_row(array, *(_cell(cells.get((point, array), []), narrow) for point in points))
+    else:
+        if any(points):
+            table.add_column("point", overflow="fold")
+        for array in arrays:
+            kind, dash, model = array.partition("-")
+            table.add_column(f"{kind}\n{model}" if dash else kind)
+        for point in points:
+            row = [_cell(cells.get((point, array), []), narrow) for array in arrays]
+            table.add_row(*([point] if any(points) else []), *row)
+    return _with_overview(table, found, narrow)
+
+
+def counts_table(found: Sequence[JobStatus], title: str) -> Table:
+    """A row an array: of how many points it is done, running, queued, failed or missing."""
+    points, arrays, cells = _by_point_and_array(found)
+    table = Table(title=title, title_justify="left")
+    table.add_column("job")
+    for state in STATES:
+        table.add_column(state, justify="right")
     for array in arrays:
-        kind, dash, model = array.partition("-")
-        table.add_column(f"{kind}\n{model}" if dash else kind)
-    for point in points:
-        row = [_cell(cells.get((point, array), []), narrow) for array in arrays]
-        table.add_row(*([point] if any(points) else []), *row)
+        gravest = [_gravest(jobs).state for point in points if (jobs := cells.get((point, array)))]
+        counts = {state: gravest.count(state) for state in STATES}
+        table.add_row(array, *(Text(f"{count:,}" if count else "", style=STYLES[state]) for state, count in counts.items()))
+    return _with_overview(table, found, narrow=True)
+
+
+def _by_point_and_array(found: Sequence[JobStatus]) -> tuple[list[str], list[str], dict[tuple[str, str], list[JobStatus]]]:
+    cells: dict[tuple[str, str], list[JobStatus]] = {}
+    for status in found:
+        if status.job != OVERVIEW:
+            cells.setdefault((status.point, status.array or status.job), []).append(status)
+    points, arrays = (list(dict.fromkeys(each)) for each in zip(*cells, strict=True)) if cells else ([], [])
+    return points, arrays, cells
+
+
+def _with_overview(table: Table, found: Sequence[JobStatus], narrow: bool) -> Table:
     for status in found:
         if status.job == OVERVIEW:
             table.caption, table.caption_justify = Text.assemble(f"{OVERVIEW}: ", _cell([status], narrow)), "left"
     return table
 
 
+def _gravest(jobs: Sequence[JobStatus]) -> JobStatus:
+    return min(jobs, key=lambda job: GRAVEST.index(job.state))
+
+
 def _cell(jobs: Sequence[JobStatus], narrow: bool) -> Text:
     if not jobs:
         return Text("")
-    status = min(jobs, key=lambda job: GRAVEST.index(job.state))
+    status = _gravest(jobs)
     words = "FAILED" if status.state == "failed" else status.state
     if status.step is not None and status.steps and status.state in ("running", "queued"):
         share = f"{status.step / status.steps:.0%}" if narrow else f"{status.step:,}/{status.steps:,}"

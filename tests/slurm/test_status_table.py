@@ -31,6 +31,28 @@ def test_a_hundred_points_are_a_hundred_lines_that_fit_the_terminal():
     assert max(map(len, lines)) <= 36
 
 
+def stages_of(points: int) -> list[JobStatus]:
+    arrays = [f"stage-{name}" for name in ("learn", "plain", "text", "words", "replay", "ewc", "kl", "lora")]
+    return [
+        JobStatus(f"seed-{number}", f"train-{array}", array, "done" if number else "missing", why="" if number else "not submitted")
+        for number in range(points)
+        for array in arrays
+    ]
+
+
+def test_arrays_that_do_not_fit_beside_each_other_are_rows():
+    text = shown(stages_of(2), width=60)
+    assert re.search(r"job +┃ seed-0 +┃ seed-1", text)
+    assert re.search(r"stage-learn +│ missing +│ done", text)
+
+
+def test_of_many_points_and_arrays_the_points_are_counted():
+    text = shown(stages_of(40), width=60)
+    assert re.search(r"job +┃ done ┃ running ┃ queued ┃ failed ┃ missing", text)
+    assert re.search(r"stage-learn +│ +39 │ +│ +│ +│ +1 ", text)
+    assert max(map(len, text.split("\n\n")[0].splitlines())) <= 60
+
+
 def test_a_running_training_shows_its_steps():
     assert "running 812/3,000" in shown(statuses_of(1))
 

@@ -202,7 +202,7 @@ class Train:
     attention: str = setting(
         "auto", "auto (sdpa), sdpa, eager, flex_attention, flash_attention_2 or flash_attention_3", execution=True
     )
-    compile: bool = setting(False, "compile the transformer blocks with torch.compile", execution=True)
+    compile: bool = setting(False, "compile the transformer blocks, and on a GPU the loss, with torch.compile", execution=True)
     activation_checkpointing: bool = setting(False, "keep only each block's input, and compute the rest again", execution=True)
     loss_chunk: int = setting(
         0,

@@ -40,7 +40,8 @@ def trainings(recipe: Recipe) -> list[Train]:
 
 def longest_row(recipe: Recipe) -> int:
     """Tokens for which new weights have positions: those of the longest rows of the recipe, of held-out ones, too."""
-    return max(settings.sequence_length for settings in [recipe.train, *trainings(recipe)])
+    held_out = [recipe.train] if recipe.train.held_out_rows else []
+    return max(settings.sequence_length for settings in [*held_out, *trainings(recipe)])
 
 
 @contextmanager

@@ -13,13 +13,13 @@ TOLD = 10  # violations in a summary
 class Violation:
     """One thing that is not as the plan says.
 
-    kind: `plan` (an occurrence that a sound plan would not have), `files` (a ledger or a last checkpoint that is missing, or
-    not the one that training wrote), `copies` (the plan has more or fewer copies of an item than were assigned), `ledger` (steps
-    that are not recorded, or twice), `rows` (a step of more or fewer rows), `missing` (a row without its insertion), `moved` (a
-    row whose insertion lies at another offset), `order` (a row, or a whole step, of another place in training), `differs` (any
-    other row that is not the planned one), `changed` (a row that differs from its base beyond its planned spans), `branch` (what a
-    branch should share with its parent is not the parent's), `unplanned` (an item's tokens where no plan put them), `scan` (the
-    scan itself missed copies that are there).
+    kind: `plan` (an occurrence that a sound plan would not have), `files` (a ledger or a last checkpoint, or of a stage the
+    record of its end or rows, that is missing or not the one that training wrote), `copies` (the plan has more or fewer copies
+    of an item than were assigned), `ledger` (steps that are not recorded, or twice), `rows` (a step of more or fewer rows),
+    `missing` (a row without its insertion), `moved` (a row whose insertion lies at another offset), `order` (a row, or a whole
+    step, of another place in training), `differs` (any other row that is not the planned one), `changed` (a row that differs
+    from its base beyond its planned spans), `branch` (what a branch should share with its parent is not the parent's),
+    `unplanned` (an item's tokens where no plan put them), `scan` (the scan itself missed copies that are there).
     """
 
     kind: str

@@ -12,7 +12,7 @@ from inject.audit import audit, read_ledger
 from inject.certificate import Certificate, Violation, summary
 from inject.inspection import render, render_mixture, rows_of_step
 from slurm.branches import Branch
-from slurm.jobs import Experiment, not_as_made
+from slurm.jobs import Experiment, changed_files, not_as_made
 from slurm.planning import shape_of
 
 
@@ -71,19 +71,6 @@ def _audit(experiment: Experiment, model: str) -> Certificate:
     if info.corpus != marks["corpus"]:
         certificate.violate(Violation("ledger", f"the checkpoint was trained of corpus {info.corpus[:12]}, not of the run's"))
     return certificate
-
-
-def changed_files(run: RunLayout, model: str) -> list[str]:
-    """What of a training's files is not as it was written: of those that its job recorded, and of the last checkpoint's."""
-    layout, record = run.model(model), run.job(f"train-{model}")
-    last = layout.checkpoints()[-1]
-    folder = layout.checkpoint(last)
-    found = list(not_as_made(record, layout.root)) if record.exists() else []  # a training that goes on has none yet
-    if not found and layout.finished.exists() and layout.ended() != last:
-        found.append(f"it ended after {layout.ended():,} steps, but its last checkpoint is that of step {last:,}")
-    if name := CheckpointInfo.read(folder).damaged(folder):
-        found.append(f"{name} of {folder.name} is {'damaged' if (folder / name).exists() else 'missing'}")
-    return found
 
 
 def _not_shared(run: RunLayout, branch: Branch) -> list[str]:

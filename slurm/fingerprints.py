@@ -7,7 +7,7 @@ settings.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from configs.stages import START
 from slurm.branches import Branch
 
 FACTS_FORMAT, STAGE_FORMAT = 1, 1
-DECONTAMINATE_FORMAT, PLAN_FORMAT, TRAIN_FORMAT, AUDIT_FORMAT, EVAL_FORMAT, REPORT_FORMAT = 2, 2, 3, 3, 5, 4
+DECONTAMINATE_FORMAT, PLAN_FORMAT, TRAIN_FORMAT, AUDIT_FORMAT, EVAL_FORMAT, REPORT_FORMAT = 2, 2, 3, 4, 5, 5
 
 
 class Fingerprints:
@@ -97,7 +97,7 @@ class Fingerprints:
         return fingerprint(["facts", FACTS_FORMAT, settings, sources, recipe.seed_for("items"), inputs])
 
     def _positions(self, own: Train) -> list[int]:
-        """The tokens that new weights are drawn for, where the rows of their training, which its settings tell, are shorter."""
+        """How many positions new weights are drawn with, where it is more than the rows of a training of settings `own` need."""
         longest = longest_row(self.recipe)
         return [longest] if self.recipe.model.start is None and longest > own.sequence_length else []
 
@@ -114,7 +114,7 @@ class Fingerprints:
         settings = result_settings(recipe.stages[name])
         settings["train"].pop("models")
         settings.pop("after")  # the model that it names, or that is meant where it names none, is among the inputs
-        settings["mix"] = [replace(mix, of=replayed(recipe, name, mix)) for mix in settings["mix"]]
+        settings["mix"] = [asdict(replace(mix, of=replayed(recipe, name, mix))) for mix in settings["mix"]]
         pretraining = recipe.train
         read = [pretraining.steps, pretraining.global_batch, pretraining.sequence_length] if pretraining.models else []
         held_out = [pretraining.held_out_rows, pretraining.sequence_length]  # which passages and rows leave out

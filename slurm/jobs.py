@@ -86,6 +86,19 @@ def not_as_made(record: Path, folder: Path, names: Collection[str] = ()) -> Iter
             yield f"{name} is not the file that the job {record.stem} wrote"
 
 
+def changed_files(run: RunLayout, model: str) -> list[str]:
+    """What of a training's files is not as it was written: of those that its job recorded, and of the last checkpoint's."""
+    layout, record = run.model(model), run.job(f"train-{model}")
+    last = layout.checkpoints()[-1]
+    folder = layout.checkpoint(last)
+    found = list(not_as_made(record, layout.root)) if record.exists() else []  # a training that goes on has none yet
+    if not found and layout.finished.exists() and layout.ended() != last:
+        found.append(f"it ended after {layout.ended():,} steps, but its last checkpoint is that of step {last:,}")
+    if name := CheckpointInfo.read(folder).damaged(folder):
+        found.append(f"{name} of {folder.name} is {'damaged' if (folder / name).exists() else 'missing'}")
+    return found
+
+
 def read_record(path: Path) -> dict[str, Any]:
     """The record of a finished job; DataError where it is damaged."""
     record = read_json(path)
@@ -245,11 +258,12 @@ class Experiment:
             print(f"{job.name}: done before", flush=True)
             return
         print(f"{job.name}: {reason}", flush=True)
+        job.record.unlink(missing_ok=True)  # which says what the files are that now change
         start = time.monotonic()
         job.work()
         seconds = time.monotonic() - start
         if absent := job.absent():
-            raise DataError(f"the job {job.name} is over, but {absent} is missing: it can't be made again from what is there")
+            raise DataError(f"the job {job.name} is over, but {absent} is missing; imprint run, or submit --missing, does it again")
         outputs = {str(path): file_fingerprint(path) for path in job.made()}
         write_json(job.record, {"fingerprint": job.fingerprint, "seconds": round(seconds, 1), "outputs": outputs})
 
@@ -269,11 +283,13 @@ class Experiment:
     def _changed_settings(self) -> list[str]:
         """Keys of the settings that training depends on whose values differ from those the run was made with."""
         try:
-            made_with = result_settings(load_recipe(self.run.config))
+            made_with = load_recipe(self.run.config)
         except RecipeError:
             return []
-        keys = differences(made_with, result_settings(self.recipe))
-        return [key for key in keys if key.split(".")[0] != "eval"]
+        keys = [key for key in differences(result_settings(made_with), result_settings(self.recipe)) if key.split(".")[0] != "eval"]
+        if self.recipe.stages and self.recipe.train.held_out_rows != made_with.train.held_out_rows:
+            keys.append("train.held_out_rows")  # execution for pretraining; a stage's passages leave these rows out
+        return keys
 
     # -------------------------------------------------------------------------------------------- what the models are trained of
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -44,12 +44,15 @@ class Mixing:
         return Mixture(self.corpus, parts, batch, length, self._seed(name, "epochs"), labels)
 
     def check(self, name: str, items: Sequence[Item]) -> None:
-        """The refusals of `stream` and `refuse_known`, but for texts of the inserted `items`, which need not be planned yet."""
+        """The refusals of `stream` and `refuse_known`, where `items` are inserted, which need not be planned yet."""
+        from inject.items.texts import tokenize_texts
+
         stage = self.recipe.stages[name]
-        facts = self.learned(name)
-        self._refuse_long(name, self.examples(facts, stage.format), [fact.item_id for fact in facts])
-        rows = len(facts) + sum(item.item_set in stage.data for item in items)
-        rows += len(self._unread(name)) if CORPUS in stage.data else 0
+        own = [item for item in items if item.item_set in stage.data]
+        texts = tokenize_texts(own, self.corpus.tokenizer, self.recipe.train.sequence_length)
+        samples, named = self._samples(name, texts)
+        self._refuse_long(name, samples, named)
+        rows = len(samples) + (len(self._unread(name)) if CORPUS in stage.data else 0)
         self._refuse_empty(name, rows)
         for number in range(len(stage.mix)):
             self._mixed(name, number, rows)
@@ -142,11 +145,8 @@ class Mixing:
 
     def _data(self, name: str) -> Part:
         """What a stage learns: an epoch has every sample once."""
-        stage, facts = self.recipe.stages[name], self.learned(name)
-        samples, items = self.examples(facts, stage.format), [fact.item_id for fact in facts]
-        for item_id, tokens in self._texts([data for data in stage.data if data in self.recipe.insert]):
-            samples.append(Example(tokens, slice(0, len(tokens))))
-            items.append(item_id)
+        stage = self.recipe.stages[name]
+        samples, items = self._samples(name, self._texts([data for data in stage.data if data in self.recipe.insert]))
         self._refuse_long(name, samples, items)
         rows = self._unread(name) if CORPUS in stage.data else np.zeros(0, np.int64)
         self._refuse_empty(name, len(samples) + len(rows))
@@ -158,6 +158,15 @@ class Mixing:
 
         named = [*items, *[""] * len(rows)]
         return Part(DATA, sample, len(named), per_epoch=len(named), items=named, seed=self._seed(name, DATA))
+
+    def _samples(self, name: str, texts: Sequence[Mapping[str, Any]]) -> tuple[list[Example], list[str]]:
+        """A stage's facts, then the first text of each item of rows of a texts table; and the items that these are of."""
+        facts, first = self.learned(name), dict[str, list[int]]()
+        for row in texts:
+            first.setdefault(row["item_id"], row["tokens"])
+        samples = self.examples(facts, self.recipe.stages[name].format)
+        samples += [Example(tokens, slice(0, len(tokens))) for tokens in first.values()]
+        return samples, [*(fact.item_id for fact in facts), *first]
 
     def _mixed(self, name: str, number: int, data: int) -> Part:
         """What the entry `number` of a stage's mix adds to the `data` rows of an epoch, or to each batch."""
@@ -194,16 +203,16 @@ class Mixing:
 
         stage = self.recipe.stages[name]
         template, length = Format(stage.format, f"stages.{name}.format"), stage.train.sequence_length
-        rows = self.readable(length + 1)
-        if mix.source == "text" and len(self.held_out) and not len(rows):
-            raise RecipeError(
-                f"stages.{name}.mix takes passages of the corpus, but train.held_out_rows = {self.recipe.train.held_out_rows:,} of "
-                f"its {self.base.base_rows:,} rows leaves none of them; lower it"
-            )
         try:
             if mix.source == "words":
                 words = RandomWords(self.corpus, self.corpus.tokenizer, template, mix.words, length, seed)
                 return Part(mix.source, words, None, pool=mix.pool, seed=seed)
+            rows = self.readable(length + 1)
+            if len(self.held_out) and not len(rows):
+                raise RecipeError(
+                    f"mix takes passages of the corpus, of whose {self.base.base_rows:,} rows train.held_out_rows = "
+                    f"{self.recipe.train.held_out_rows:,} holds out all; lower it"
+                )
             passages = Passages(self.corpus, self.corpus.tokenizer, template, mix.words, length, rows, seed)
             return Part(mix.source, passages, None, pool=mix.pool, seed=seed)
         except RecipeError as error:  # which knows of no stage
@@ -226,17 +235,13 @@ class Mixing:
                 f"sequence_length = {room + 1} holds up to {room}; set it to {tokens + 1} or more"
             )
 
-    def _texts(self, sets: Sequence[str]) -> list[tuple[str, list[int]]]:
-        """Item and tokens of the first text of each item of sets of `insert`."""
+    def _texts(self, sets: Sequence[str]) -> list[dict[str, Any]]:
+        """Item and tokens of the planned texts of sets of `insert`."""
         if not sets:
             return []
         items = read_table(self.run.items, columns=["item_id", "item_set"]).to_pylist()
         own = {row["item_id"] for row in items if row["item_set"] in sets}
-        first: dict[str, list[int]] = {}
-        for row in read_table(self.run.texts, columns=["item_id", "tokens"]).to_pylist():
-            if row["item_id"] in own:
-                first.setdefault(row["item_id"], row["tokens"])
-        return list(first.items())
+        return [row for row in read_table(self.run.texts, columns=["item_id", "tokens"]).to_pylist() if row["item_id"] in own]
 
     # -------------------------------------------------------------------------------------------- rows of the corpus
 
@@ -265,7 +270,7 @@ class Mixing:
         if left == len(self.held_out):
             raise RecipeError(
                 f"stages.{name}.data holds {CORPUS}, but train.held_out_rows = {train.held_out_rows:,} holds out all {left:,} rows "
-                f"that {'pretraining leaves' if train.models else 'it has'}; set it to {left - 1:,} or less"
+                f"that {'pretraining leaves' if train.models else 'it has'}; set it to less than {left:,}"
             )
         return np.arange(first, first + left - len(self.held_out))
 

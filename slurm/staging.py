@@ -22,8 +22,7 @@ from configs.tables import FACTS, STAGE_ROWS, read_table, write_table
 from inject.attestation import attest, summary
 from inject.certificate import Violation
 from inject.questions import PLAIN, Fact, fact_of, facts_of, refuse_overlap
-from slurm.audits import changed_files
-from slurm.jobs import not_as_made
+from slurm.jobs import changed_files, not_as_made
 from slurm.mixing import Mixing
 
 if TYPE_CHECKING:
@@ -223,7 +222,7 @@ class Staging:
     def write_rows(self, name: str) -> None:
         """Write which rows of a stage's stream hold which facts and items, of the steps that it has taken."""
         layout, batch = self.run.model(name), self.recipe.stages[name].train.global_batch
-        found = self.mixing.stream(name).items(0, read_json(layout.finished)["step"] * batch)
+        found = self.mixing.stream(name).items(0, layout.ended() * batch)
         write_table(layout.rows, [{"row": row, "item_id": item, "part": part} for row, item, part in found if item], STAGE_ROWS)
 
     # -------------------------------------------------------------------------------------------- audit
@@ -245,7 +244,9 @@ class Staging:
         )
         if what := self._not_of_parent(name):
             certificate.violate(Violation("branch", what, 0))
-        for what in not_as_made(self.run.job("facts"), self.run.root):
+        record = self.run.job("facts")
+        untold = ["the record of the job facts, which tells what facts.parquet was, is missing"]
+        for what in not_as_made(record, self.run.root) if record.exists() else untold:
             certificate.violate(Violation("plan", what))
         for what in changed_files(self.run, name):
             certificate.violate(Violation("files", what))

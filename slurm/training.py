@@ -37,27 +37,10 @@ def train_model(experiment: Experiment, model: str) -> None:
 def _train(experiment: Experiment, model: str, world: World) -> None:
     from train.loop import train
 
-    if world.leads:
-        _set_back(experiment, model, world)
     trajectory = (
         experiment.staging.trajectory(model) if model in experiment.recipe.stages else _pretraining(experiment, model, world)
     )
     train(trajectory, experiment.run.model(model), experiment.cache, world, experiment.stop)
-
-
-def _set_back(experiment: Experiment, model: str, world: World) -> None:
-    """Where the checkpoint with which a training ended is gone, let it go on from the state before, and so make that again."""
-    from train.checkpoint import set_aside
-
-    layout, recipe = experiment.run.model(model), experiment.recipe
-    steps = (recipe.stages[model].train if model in recipe.stages else recipe.train).steps
-    last = layout.ended() if layout.finished.exists() else steps
-    state = layout.states / layout.checkpoint(last).name
-    if state.exists() and last not in layout.checkpoints():
-        with Lock(layout.root, patient=world.scheduled):
-            aside = set_aside(state, "ended")
-        gone = f"{layout.checkpoint(last)}, with which training ended, is missing"
-        print(f"  {gone}; the state of its step is set aside as {aside.name}, and the checkpoint made again", flush=True)
 
 
 def _pretraining(experiment: Experiment, model: str, world: World) -> Trajectory:

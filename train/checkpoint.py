@@ -167,7 +167,7 @@ def _whole(folder: Path, info: CheckpointInfo) -> Iterator[Path]:
         )
         replace(info, files=files, weights=weights).write(temporary)
         if folder.exists():
-            set_aside(folder)
+            _set_aside(folder)
 
 
 @contextmanager
@@ -194,12 +194,12 @@ def _no_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def set_aside(folder: Path, why: str = "damaged") -> Path:
-    """Rename a folder to damaged-..., or to what else it is set aside for, with a number where that is taken."""
-    aside, number = folder.with_name(f"{why}-{folder.name}"), 1
+def _set_aside(folder: Path) -> Path:
+    """Rename a folder to damaged-..., with a number where that is taken."""
+    aside, number = folder.with_name(f"damaged-{folder.name}"), 1
     while aside.exists():
         number += 1
-        aside = folder.with_name(f"{why}-{folder.name}-{number}")
+        aside = folder.with_name(f"damaged-{folder.name}-{number}")
     return folder.rename(aside)
 
 
@@ -226,7 +226,7 @@ def newest_state(layout: ModelLayout) -> Path | None:
         what = f"  {folder / fault} is {'damaged' if (folder / fault).exists() else 'missing'}"
         if folder.parent == layout.states:
             with _told(folder):
-                aside = set_aside(folder)
+                aside = _set_aside(folder)
             print(f"{what}; the state is set aside as {aside.name}", flush=True)
         else:
             print(f"{what}; the checkpoint stays as it is, and training does not go on from it", flush=True)

@@ -47,7 +47,7 @@ class LinearCrossEntropy(torch.nn.Module):
 def chunk_tokens(tokens: int, vocabulary: int, chunk: int, device: str) -> int:
     """Tokens whose logits exist at a time: `chunk`, or where it is 0 as many as the device's budget holds, in even parts.
 
-    On a GPU in equal parts, where there are such that are half as large at least: a program is compiled for one shape.
+    On a GPU in equal parts, where there are such that are half as large at least: a program compiled for one shape is the fastest.
     """
     if chunk:
         return chunk
@@ -93,11 +93,11 @@ class LinearCrossEntropySum(torch.autograd.Function):
                 part = slice(start, start + chunk)
                 inputs, targets = hidden[part].to(dtype), labels[part, None]
                 logits = F.linear(inputs, low_weight, low_bias)
-                counts = None if mask is None else mask[part]
+                kept = None if mask is None else mask[part]
                 if not any(wants):
-                    loss += _summed(_losses(logits, targets, logits.softmax(-1, dtype=torch.float32)), counts)
+                    loss += _summed(_losses(logits, targets, logits.softmax(-1, dtype=torch.float32)), kept)
                     continue
-                losses, low_slope = (_slopes_at_once if compiled else slopes)(logits, targets, counts, up)
+                losses, low_slope = (_slopes_at_once if compiled else slopes)(logits, targets, kept, up)
                 loss += losses
                 if wants[0]:
                     pieces.append(low_slope @ low_weight)
@@ -130,28 +130,28 @@ class LinearCrossEntropySum(torch.autograd.Function):
         return *out, None, None, None, None, None
 
 
-def slopes(logits: Tensor, targets: Tensor, counts: Tensor | None, up: float) -> tuple[Tensor, Tensor]:
-    """The summed cross-entropy of `targets` (t, 1) that count, fp32; its gradient (t, V) times `up`, in the logits' precision."""
+def slopes(logits: Tensor, targets: Tensor, mask: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+    """The summed cross-entropy of `targets` (t, 1) that count, fp32; its gradient (t, V) times `scale`, of the logits' dtype."""
     slope = logits.softmax(-1, dtype=torch.float32)
     losses = _losses(logits, targets, slope)
     slope.scatter_add_(1, targets, slope.new_full(targets.shape, -1.0))  # softmax minus one-hot
-    if counts is not None:
-        slope.mul_((counts * up)[:, None])
-    elif up != 1.0:
-        slope.mul_(up)
-    return _summed(losses, counts), slope.to(logits.dtype)
+    if mask is not None:
+        slope.mul_((mask * scale)[:, None])
+    elif scale != 1.0:
+        slope.mul_(scale)
+    return _summed(losses, mask), slope.to(logits.dtype)
 
 
-def slopes_of_one_pass(logits: Tensor, targets: Tensor, counts: Tensor | None, up: float) -> tuple[Tensor, Tensor]:
+def slopes_of_one_pass(logits: Tensor, targets: Tensor, mask: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
     """What `slopes` computes, as a compiler makes one kernel of it, whose fp32 values never go to memory."""
     scores = logits.float()
     exponentials = (scores - scores.amax(-1, keepdim=True)).exp()
     total = exponentials.sum(-1, keepdim=True)
     losses = (total.log() + scores.amax(-1, keepdim=True) - scores.gather(1, targets))[:, 0]
-    hot = torch.arange(scores.shape[1], device=scores.device) == targets
-    weights = up if counts is None else (counts * up)[:, None]
-    slope = (exponentials / total - hot.float()) * weights
-    return _summed(losses, counts), slope.to(logits.dtype)
+    one_hot = torch.arange(scores.shape[1], device=scores.device) == targets
+    weights = scale if mask is None else (mask * scale)[:, None]
+    slope = (exponentials / total - one_hot.float()) * weights
+    return _summed(losses, mask), slope.to(logits.dtype)
 
 
 def _losses(logits: Tensor, targets: Tensor, probabilities: Tensor) -> Tensor:
@@ -159,11 +159,11 @@ def _losses(logits: Tensor, targets: Tensor, probabilities: Tensor) -> Tensor:
     return logits.amax(-1).float() - logits.gather(1, targets)[:, 0].float() - probabilities.amax(-1).log()
 
 
-def _summed(losses: Tensor, counts: Tensor | None) -> Tensor:
-    return (losses if counts is None else losses * counts).sum()
+def _summed(losses: Tensor, mask: Tensor | None) -> Tensor:
+    return (losses if mask is None else losses * mask).sum()
 
 
-_slopes_at_once = torch.compile(slopes_of_one_pass, dynamic=False)
+_slopes_at_once = torch.compile(slopes_of_one_pass)
 
 
 def _add_product(total: Tensor | None, slope: Tensor, inputs: Tensor) -> Tensor:

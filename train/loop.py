@@ -158,7 +158,7 @@ class Training:
             lines = [
                 started(trajectory.model, bool(moments))
                 if state is None
-                else missing(layout, self.milestones, trajectory.branched, self.first),
+                else missing(layout, self.milestones, trajectory.branched, self.first - bool(self.ending and self.ending.why)),
                 peak.told if peak.flops or fabric.device.type == "cuda" else "",
                 told(settings, len(self.held_out)),
                 self.probes.announced(),
@@ -171,10 +171,11 @@ class Training:
         settings = self.settings
         shown = progress(f"train {self.trajectory.name}", "steps", settings.steps, done=self.first, shown=self.world.leads)
         with self.metrics as metrics, shown as meter:
-            if self.first == 0:
-                self.probes.take(0)
-                self._save(0)
             step, ended, stopping = self.first, bool(self.ending and self.ending.why), False
+            if step == 0:
+                self.probes.take(0)
+            if step == 0 or ended:  # the checkpoint of a stage that has ended may be gone
+                self._save(step, ended=ended)
             while step < settings.steps and not (ended or stopping):
                 with self.probes.budget.stepping():
                     note, asked = self.step(step)

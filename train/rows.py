@@ -23,18 +23,17 @@ def padded(sequences: Sequence[Sequence[int]]) -> torch.Tensor:
 def at_once(settings: Train, length: int, vocabulary: int) -> int:
     """Rows of `length` tokens for a pass that has no more tokens than one of training, and logits that a device has room for.
 
-    `settings` as a training computes with them (`train.execution.shared_out`), which know the rows of a pass.
+    `settings` are those that a training computes with, which know the rows of a pass (`train.execution.shared_out`).
     """
-    assert settings.micro_batch
-    tokens = min(settings.micro_batch * (settings.sequence_length + 1), CHUNK_BYTES_ACCELERATOR // (4 * vocabulary))
+    tokens = min((settings.micro_batch or 1) * (settings.sequence_length + 1), CHUNK_BYTES_ACCELERATOR // (4 * vocabulary))
     return max(1, tokens // length)
 
 
-def shared(rows: int, at_once: int, world: World) -> np.ndarray:
-    """The rows of each pass of this process, (passes, at_once) int64.
+def shared(rows: int, most: int, world: World) -> np.ndarray:
+    """The rows of each pass of this process, (passes, most) int64.
 
     All processes make as many passes, of the same shape, for ZeRO-3 gathers its parameters from all in each: numbers from `rows` on
     fill up what a share lacks, and are no rows.
     """
-    passes = -(-rows // (at_once * world.size))
-    return (world.rank * passes * at_once + np.arange(passes * at_once)).reshape(passes, at_once)
+    passes = -(-rows // (most * world.size))
+    return (world.rank * passes * most + np.arange(passes * most)).reshape(passes, most)

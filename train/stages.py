@@ -18,7 +18,8 @@ from train.rows import at_once, shared
 class Ending:
     """A stage's rule for when to end, the same on all processes, as loss and weights are.
 
-    asked: the rows of the stage's facts, tokens (n, S + 1) int64, and which of their labels (n, S) are the answer's.
+    asked: the rows of the stage's facts, tokens (n, S + 1) int64, and which of their labels (n, S) are the answer's. steps: the
+    most that it takes.
     """
 
     def __init__(self, until: Until, asked: tuple[np.ndarray, np.ndarray], steps: int):
@@ -54,8 +55,8 @@ class Ending:
 def emitted(engine: Engine, tokens: np.ndarray, answers: np.ndarray) -> float:
     """The part of rows `tokens` (n, S + 1) whose `answers` (n, S bool, labels) greedy decoding emits; all processes must call it.
 
-    Each process takes a share. Under teacher forcing the argmax is right at every token of an
-    answer if and only if greedy decoding emits it.
+    Each process takes a share. Under teacher forcing the argmax is right at every token of an answer if and only if greedy decoding
+    emits it.
     """
     rows, length = len(tokens), used(answers)
     most = min(at_once(engine.settings, length, engine.model.config.vocab_size), -(-rows // engine.world.size))

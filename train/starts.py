@@ -11,13 +11,19 @@ from train.model import check_model
 
 
 def check_starts(recipe: Recipe, vocabulary: int = 1, tokenizer: PreTrainedTokenizerFast | None = None) -> None:
-    """RecipeError, which names the setting, for a model that can't be built or started from, can't be given rows as long as those
-    of pretraining (held-out ones of all stages are) or of a stage, or can't be expanded as a stage's `lora` says.
+    """RecipeError, which names the setting, for a model that can't be built or started from, that can't be given rows as long as
+    those of pretraining, of the held-out loss or of a stage, or that can't be expanded as a stage's `lora` says.
 
     `vocabulary` and `tokenizer` are the corpus's; if they are not given, whether the model fits them is left open.
     """
-    check_model(recipe.model, vocabulary, recipe.train.sequence_length, tokenizer)
+    if recipe.train.models or recipe.train.held_out_rows:
+        check_model(recipe.model, vocabulary, recipe.train.sequence_length, tokenizer)
+    checked = set()
     for name, stage in recipe.stages.items():
+        asked = stage.train.sequence_length, stage.lora.rank
+        if asked in checked:
+            continue
+        checked.add(asked)
         with settings_of(name):
             model = check_model(recipe.model, vocabulary, stage.train.sequence_length, tokenizer)
             if stage.lora.rank:

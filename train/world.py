@@ -257,9 +257,11 @@ def _last_words(words: TextIO) -> str:
     words.seek(0)
     lines = [line.strip() for line in words.read().splitlines() if line.strip()]
     errors, ignored = [], False
-    for line in lines:
+    for before, line in zip(["", *lines], lines, strict=False):
         if line.startswith("Exception ignored"):  # in a destructor: its traceback follows
             ignored = True
+        elif line.startswith("Traceback"):
+            ignored = before.startswith("Exception ignored")
         elif ERROR.match(line):
             errors += [] if ignored else [line]
             ignored = False

@@ -216,14 +216,16 @@ def test_what_starts_from_a_checkpoint_that_is_missing_is_not_certified(twin: Pa
     assert "the last checkpoint of learn, from which the stage starts, is missing" in capfd.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["learn", "perturbed"])
+@pytest.mark.parametrize(("name", "lost"), [("learn", []), ("learn", ["finished.json"]), ("perturbed", [])])
 def test_a_last_checkpoint_that_is_missing_is_made_again(
-    run: Path, twin: Path, capfd: pytest.CaptureFixture[str], name: str
+    run: Path, twin: Path, capfd: pytest.CaptureFixture[str], name: str, lost: list[str]
 ) -> None:
     last = model(run, name).checkpoints()[-1]
     shutil.rmtree(model(twin, name).checkpoint(last))
+    for path in lost:
+        (model(twin, name).root / path).unlink()
     assert main(["run", str(twin / "config.yaml"), f"runs={twin.parent}", "name=twin"]) == 0
-    assert f"train-{name}: imprint.json is missing" in capfd.readouterr().out
+    assert f"train-{name}: {(*lost, 'imprint.json')[0]} is missing" in capfd.readouterr().out
     assert weights(twin, name, last) == weights(run, name, last)
     assert main(["audit", str(twin), "--model", name]) == 0
 
@@ -309,6 +311,10 @@ def test_what_is_done_is_not_done_again(run: Path, capfd: pytest.CaptureFixture[
 def test_a_stage_of_other_settings_is_refused_and_nothing_is_overwritten(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["train", str(run / "config.yaml"), "stages.plain.train.steps=30", "name=staged"]) == 2
     assert "holds checkpoints of plain made with other settings (stages.plain.train.steps)" in capfd.readouterr().err
+    folder = run.parents[1]
+    recipe = [str(folder / "r.yaml"), f"runs={folder / 'runs'}", f"cache={folder / 'cache'}"]
+    assert main(["train", *recipe, "train.held_out_rows=4"]) == 2
+    assert "made with other settings (train.held_out_rows)" in capfd.readouterr().err
 
 
 def test_a_stage_whose_rows_or_start_are_not_the_recorded_ones_is_not_certified(
@@ -412,6 +418,7 @@ def test_a_stage_may_have_longer_rows_than_the_pretraining_whose_positions_it_le
     ("settings", "words"),
     [
         ("stages.kl.lora.rank=33", "stages.kl.lora.rank is 33; possible: 1 to 32"),
+        ("stages.items={data: [places], train: {steps: 4, sequence_length: 8}}", "tokens as stages.items writes it, but a row of"),
         ("model={architecture: mamba, layers: 1, width: 32, heads: 2, dropout: 0}", "stages.lora.lora.rank is above 0, but Mamba"),
     ],
 )
@@ -457,8 +464,11 @@ ALL_HELD_OUT, NO_CORPUS = ("held_out_rows: 4", "held_out_rows: 9999"), ("[a, cor
     [
         ([LONG], "tokens as stages.second writes it"),
         ([FEW], "stages.second.mix[0].ratio is 0.05, which of 7 rows makes none"),
-        ([ALL_HELD_OUT], "train.held_out_rows = 9,999 holds out all 2,832 rows that it has; set it to 2,831 or less"),
-        ([ALL_HELD_OUT, NO_CORPUS], "stages.second.mix takes passages of the corpus, but train.held_out_rows = 9,999 of its 2,832"),
+        ([ALL_HELD_OUT], "train.held_out_rows = 9,999 holds out all 2,832 rows that it has; set it to less than 2,832"),
+        (
+            [ALL_HELD_OUT, NO_CORPUS],
+            "stages.second.mix takes passages of the corpus, of whose 2,832 rows train.held_out_rows = 9,999",
+        ),
     ],
 )
 def test_without_pretraining_impossible_stages_are_refused_before_the_first_is_trained(

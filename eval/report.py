@@ -372,13 +372,14 @@ def environment() -> Environment:
 
 
 def number(value: float | None, form: str = ".2f") -> str:
-    """A number with a true minus sign; a dash where there is none.
+    """A number with a true minus sign, which no zero has; a dash where there is none.
 
-    >>> number(-0.5), number(float("nan")), number(float("inf"))
-    ('−0.50', '–', '∞')
+    >>> number(-0.5), number(-0.001), number(float("nan")), number(float("inf"))
+    ('−0.50', '0.00', '–', '∞')
     """
     if value is None or math.isnan(value):
         return "–"
+    form = f"+z{form[1:]}" if form.startswith("+") else f"z{form}"
     return format(value, form).replace("inf", "∞").replace("-", "−") if math.isfinite(value) else "∞" if value > 0 else "−∞"
 
 

@@ -176,6 +176,7 @@ def start(size: int, command: list[str]) -> Iterator[World]:
     found = os.pathsep.join(filter(None, [repository, os.environ.get("PYTHONPATH")]))
     others: list[Other] = []
     left = threading.Event()
+    watcher = threading.Thread(target=_end_if_stuck, args=(others, left), daemon=True)
     try:
         for rank in range(1, size):
             world = World(rank, size, rank, size, port=port)
@@ -183,7 +184,7 @@ def start(size: int, command: list[str]) -> Iterator[World]:
             environment = {**os.environ, **world.environment(), "PYTHONPATH": found}
             process = subprocess.Popen([sys.executable, *command], env=environment, stdout=subprocess.DEVNULL, stderr=words)
             others.append((process, words))
-        threading.Thread(target=_end_if_stuck, args=(others, left), daemon=True).start()
+        watcher.start()
         yield World(0, size, 0, size, port=port)
         left.set()
         for process, _ in others:
@@ -204,6 +205,8 @@ def start(size: int, command: list[str]) -> Iterator[World]:
         raise
     finally:
         left.set()
+        if watcher.ident:  # it was started; it reads what is closed now
+            watcher.join()
         for process, words in others:
             process.kill()
             process.wait()

@@ -41,7 +41,7 @@ def trainings(recipe: Recipe) -> list[Train]:
 def longest_row(recipe: Recipe) -> int:
     """Tokens for which new weights have positions: those of the longest rows of the recipe, of held-out ones, too."""
     held_out = [recipe.train] if recipe.train.held_out_rows else []
-    return max(settings.sequence_length for settings in [*held_out, *trainings(recipe)])
+    return max((settings.sequence_length for settings in [*held_out, *trainings(recipe)]), default=0)
 
 
 @contextmanager
